@@ -1,0 +1,145 @@
+"""Every error that Penstock raises on purpose.
+
+::
+
+    PenstockError
+    ├── ConfigurationError          penstock.yaml is wrong: every problem, each with its path
+    ├── RequestError                the client's request is wrong; carries the HTTP answer's type, param and code
+    │   ├── InvalidRequest          400
+    │   ├── Unauthenticated         401
+    │   ├── Forbidden               403
+    │   ├── NotFound                404
+    │   ├── Conflict                409
+    │   ├── TooLarge                413
+    │   └── Mismatched              422
+    ├── QuotaDenied                 a limit refused: 429, or 400 if it will never fit
+    ├── StoreUnavailable            quota or ledger cannot be reached or is not ready: 503
+    └── UpstreamError               the model server failed: 502, 504 on a timeout, or its own refusal passed on
+        ├── UpstreamUnreachable     nothing was sent: another upstream may be tried
+        ├── UpstreamTimeout         connect, first byte, between chunks or total
+        └── UpstreamBroken          broke off, or answered garbage
+
+A class exists only if some caller treats it differently. ``api`` turns the tree into HTTP, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PenstockError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None, **data: Any) -> None:
+        self.data = data
+        template = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        super().__init__(template.format(**data) if data and message is None else template)
+
+    @property
+    def message(self) -> str:
+        """What happened, how much, what next; safe to show to a client."""
+        return str(self.args[0])
+
+
+class ConfigurationError(PenstockError):
+    """The configuration has problems."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class RequestError(PenstockError):
+    """The request is wrong."""
+
+    status: ClassVar[int] = 400
+    type: ClassVar[str] = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class InvalidRequest(RequestError):
+    """The request cannot be understood or will never be served."""
+
+
+class Unauthenticated(RequestError):
+    """No valid API key was given."""
+
+    status = 401
+
+
+class Forbidden(RequestError):
+    """The key is valid, and its scope excludes this."""
+
+    status = 403
+
+
+class NotFound(RequestError):
+    """There is no such thing, or it belongs to somebody else."""
+
+    status = 404
+
+
+class Conflict(RequestError):
+    """The same request is under way, or its outcome is unknown."""
+
+    status = 409
+
+
+class TooLarge(RequestError):
+    """The body is larger than is read."""
+
+    status = 413
+
+
+class Mismatched(RequestError):
+    """The same idempotency key came with another body."""
+
+    status = 422
+
+
+class QuotaDenied(PenstockError):
+    """A limit refused. ``denied`` is the store's answer (``penstock.quota.operations.Denied``)."""
+
+    def __init__(self, message: str, *, denied: Any) -> None:
+        super().__init__(message)
+        self.denied = denied
+
+
+class StoreUnavailable(PenstockError):
+    """The quota store cannot be reached or is not ready."""
+
+    def __init__(self, message: str, *, retry_after_ms: int = 1000) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class UpstreamError(PenstockError):
+    """The model server failed. ``status`` and ``body`` are its own answer, if it gave one."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, body: bytes = b"", retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after_ms = retry_after_ms
+
+
+class UpstreamUnreachable(UpstreamError):
+    """The model server could not be reached; nothing was sent."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """The model server was too slow. ``phase`` is connect, first_byte, between_chunks or total."""
+
+    def __init__(self, message: str, *, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase
+
+
+class UpstreamBroken(UpstreamError):
+    """The model server broke off or answered garbage."""

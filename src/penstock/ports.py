@@ -1,0 +1,191 @@
+"""What the lanes need of the world: protocols that adapters implement, and the plain data that crosses them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from penstock.quota.operations import Call
+
+A = TypeVar("A")
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds that never go back, for durations."""
+        ...
+
+
+class QuotaStore(Protocol):
+    """The quota, wherever it lives: the model in process with SQLite, or the Redis functions."""
+
+    async def apply(self, call: Call[A]) -> A:
+        """Carry out one operation atomically.
+
+        A settle, void or post returns once it is durable; a queue-lane reserve too.
+
+        Raises:
+            StoreUnavailable: The store did not answer in time, or cannot commit; nothing is known of the call.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuery:
+    """Which part of the ledger to add up, for one organisation.
+
+    Args:
+        start_ms: Unix milliseconds, included; ``end_ms`` excluded.
+        group_by: Any of "day", "model", "key", "team".
+    """
+
+    organisation: str
+    start_ms: int
+    end_ms: int
+    group_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """One group's sum. ``group`` has one value for each of the query's ``group_by``; days are ISO dates, UTC."""
+
+    group: tuple[str | None, ...]
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_nanos: int
+
+
+class Ledger(Protocol):
+    """The append-only record of what was charged."""
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        """Add up charges, sorted by group."""
+        ...
+
+    async def window_sums(self, organisation: str) -> dict[tuple[str, int], int]:
+        """What the ledger's rows posted to each (limit id, window id), for the audit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRequest:
+    """One HTTP request to a model server.
+
+    Args:
+        url: Absolute. Clients can never name it.
+        headers: Lower-case names; credentials included. Never a client's header.
+        *_s: Bounds in seconds; ``between_chunks_s`` holds while the body arrives.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    connect_s: float = 5.0
+    first_byte_s: float = 60.0
+    between_chunks_s: float = 30.0
+    total_s: float = 600.0
+
+
+class UpstreamResponse(Protocol):
+    """An answer whose head has arrived."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamBroken: It broke off, is larger than ``bytes_max``, or is not HTTP.
+            UpstreamTimeout: A bound passed.
+        """
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, pieces of any size. Raises like ``read``."""
+        ...
+
+    def close(self) -> None:
+        """Done with it. Before the end of the body this closes the connection, which cancels the work upstream."""
+        ...
+
+
+class UpstreamClient(Protocol):
+    """Sends requests to model servers, over connections that it keeps."""
+
+    async def open(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send, and wait for the answer's head.
+
+        Raises:
+            UpstreamUnreachable: Nothing was sent.
+            UpstreamTimeout: A bound passed; ``phase`` names it.
+            UpstreamBroken: The connection was lost after something was sent, or the answer is not HTTP.
+        """
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """What is known of one request, filled in as it goes; one log line and a few metrics at its end.
+
+    No prompt, answer, secret or header of a client ever enters it.
+
+    Args:
+        outcome: "ok", "invalid", "unauthenticated", "denied", "unavailable", "upstream_error", "client_gone"...
+        denied_by: The limit's id.
+        *_ms: Durations from the moment the request was received.
+    """
+
+    request_id: str
+    route: str = ""
+    lane: str = "realtime"
+    organisation: str = ""
+    team: str | None = None
+    key: str = ""
+    model: str = ""
+    reservation: str = ""
+    stream: bool = False
+    status: int = 0
+    outcome: str = "ok"
+    error: str = ""
+    denied_by: str = ""
+    upstream: str = ""
+    attempts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    usage_source: str = "none"
+    tokens_held: int = 0
+    cost_nanos: int = 0
+    received_at_s: float = 0.0  # monotonic
+    reserved_ms: float = 0.0
+    first_token_ms: float = 0.0
+    total_ms: float = 0.0
+    chunks: int = 0
+    extra: dict[str, str | int] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Metrics and the request log."""
+
+    def started(self, record: RequestRecord) -> None:
+        """A request was received."""
+        ...
+
+    def finished(self, record: RequestRecord) -> None:
+        """A request's last byte was sent, or its client is gone. Called exactly once for each started."""
+        ...
+
+    def upstream_changed(self, model: str, upstream: str, healthy: bool) -> None:
+        """An upstream was ejected or came back."""
+        ...

@@ -1,0 +1,1 @@
+"""Builds the running parts from a configuration: the one place where adapters meet lanes."""
