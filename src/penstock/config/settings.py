@@ -1,0 +1,327 @@
+"""The shape of penstock.yaml: what every setting is called, what it defaults to, and what it means.
+
+The structs are the single source: the reader, the JSON schema and the reference page follow from them, and each
+description below is printed there. Values are parsed: durations in milliseconds, prices in integer pico-dollars,
+limits as ``Term``. A field's name carries its unit, the key in the file does not (``drain_ms`` is written ``drain``).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from penstock.config.notation import Term
+from penstock.quota.definitions import Overrun, ReservePolicy
+
+LOCAL = "local"  # the upstream that is the bundled small model
+
+Milliseconds = Annotated[int, Meta(extra={"notation": "duration"})]
+Amount = Annotated[int, Meta(extra={"notation": "amount"})]
+PositiveAmount = Annotated[int, Meta(extra={"notation": "positive amount"})]
+PicosPerToken = Annotated[int, Meta(extra={"notation": "usd per million tokens"})]
+PicosPerRequest = Annotated[int, Meta(extra={"notation": "usd per request"})]
+LimitTerm = Annotated[Term, Meta(extra={"notation": "limit"})]
+Port = Annotated[int, Meta(extra={"notation": "port"})]
+Url = Annotated[str, Meta(extra={"notation": "url"})]
+StoreUrl = Annotated[str, Meta(extra={"notation": "store url"})]
+
+
+class Setting(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of every section."""
+
+
+class ModelKind(StrEnum):
+    """Which protocol a model's upstream speaks."""
+
+    OPENAI = "openai"
+    KSERVE_V2 = "kserve-v2"
+
+
+class ManagedBy(StrEnum):
+    """Who changes an organisation after its first start."""
+
+    FILE = "file"
+    API = "api"
+
+
+class Secret(Setting):
+    """Where a secret is found. It is never a value in this file; exactly one of the two is given.
+
+    Args:
+        env: Name of an environment variable that holds it.
+        file: Path of a file that holds it; white space around it is dropped.
+    """
+
+    env: str | None = None
+    file: str | None = None
+
+
+class FileReference(Setting):
+    """A file beside the configuration.
+
+    Args:
+        file: Path, absolute or from the working directory.
+    """
+
+    file: str
+
+
+class Upstream(Setting):
+    """One model server.
+
+    Args:
+        url: Base address without `/v1`, `http://` or `https://`; `local` for the bundled small model.
+        credential: Sent as `Authorization: Bearer`.
+        ca: Certificates (PEM) that vouch for the server instead of the system's.
+        weight: Its share of the requests beside the model's other upstreams, when all are equally busy.
+    """
+
+    url: Url
+    credential: Secret | None = None
+    ca: FileReference | None = None
+    weight: PositiveAmount = 1
+
+
+class Price(Setting):
+    """What a model costs, in US dollars per million tokens. Parsed exactly; at most 6 decimals.
+
+    Args:
+        input: A million prompt tokens.
+        cached_input: A million prompt tokens that the server had in its cache; as `input` if not given.
+        output: A million completion tokens.
+        request: One request, in dollars, at most 12 decimals.
+    """
+
+    input_picos: PicosPerToken = field(name="input", default=0)
+    cached_input_picos: PicosPerToken | None = field(name="cached_input", default=None)
+    output_picos: PicosPerToken = field(name="output", default=0)
+    request_picos: PicosPerRequest = field(name="request", default=0)
+
+
+class Capacity(Setting):
+    """What one replica of the model server can do; scaling is computed from it.
+
+    Args:
+        tokens_per_second: Completion tokens per second over all its requests.
+        concurrency: Requests that it works on at once.
+    """
+
+    tokens_per_second: PositiveAmount
+    concurrency: PositiveAmount
+
+
+class Objective(Setting):
+    """What scaling aims at.
+
+    Args:
+        drain: How soon the waiting work should be done.
+        first_token: How soon a realtime request should see its first token.
+    """
+
+    drain_ms: Milliseconds = field(name="drain", default=60_000)
+    first_token_ms: Milliseconds = field(name="first_token", default=500)
+
+
+class Timeouts(Setting):
+    """Bounds on a call to an upstream.
+
+    Args:
+        connect: Until the connection stands.
+        first_byte: From the request's last byte until the answer's first.
+        between_chunks: Silence within an answer.
+        total: The whole call.
+    """
+
+    connect_ms: Milliseconds = field(name="connect", default=5_000)
+    first_byte_ms: Milliseconds = field(name="first_byte", default=60_000)
+    between_chunks_ms: Milliseconds = field(name="between_chunks", default=30_000)
+    total_ms: Milliseconds = field(name="total", default=600_000)
+
+
+Upstreams = Annotated[tuple[Upstream, ...], Meta(extra={"notation": "upstreams"})]
+
+
+class Model(Setting):
+    """A model that clients can name.
+
+    Args:
+        upstream: Where it runs: a URL, a mapping with `url`, a list of these (least busy first), or `local`.
+        kind: The protocol of its upstream.
+        upstream_model: What the upstream calls it; the name here if not given.
+        context: Tokens that one prompt and its completion may have together.
+        max_tokens: Completion tokens of one output when the client does not say; written upstream.
+        template_tokens: The most that the chat template adds to a prompt; held on top of the prompt.
+        tokens_per_byte_max: More than 1 only for a tokenizer that makes several tokens of one byte of text.
+        bytes_per_token: For counting here when the upstream reports no usage.
+        price: In US dollars.
+        capacity: Of one replica.
+        objective: What scaling aims at.
+        timeouts: Bounds on calls to the upstream.
+    """
+
+    upstreams: Upstreams = field(name="upstream")
+    context: PositiveAmount
+    kind: ModelKind = ModelKind.OPENAI
+    upstream_model: str | None = None
+    max_tokens: PositiveAmount = 1_024
+    template_tokens: Amount = 64
+    tokens_per_byte_max: PositiveAmount = 1
+    bytes_per_token: Annotated[float, Meta(gt=0)] = 4.0
+    price: Price = Price()
+    capacity: Capacity | None = None
+    objective: Objective = Objective()
+    timeouts: Timeouts = Timeouts()
+
+    @property
+    def is_local(self) -> bool:
+        """It is the bundled small model."""
+        return any(upstream.url == LOCAL for upstream in self.upstreams)
+
+
+class Plan(Setting):
+    """Limits that many organisations share.
+
+    Args:
+        limits: Sentences such as `200k tokens/minute`, `50M tokens/month`, `300 usd/month` or `32 concurrent`.
+        reserve: How much a request holds until it is done: `strict`, the most that it can use (no budget is ever
+            overshot), or `learned`, what 95 of 100 requests like it used.
+        overrun: What a stream does that outgrows a learned hold and finds no more: `stop`, or `debt`.
+    """
+
+    limits: tuple[LimitTerm, ...] = ()
+    reserve: ReservePolicy = ReservePolicy.STRICT
+    overrun: Overrun = Overrun.STOP
+
+
+class Team(Setting):
+    """A part of an organisation, with limits of its own below the organisation's.
+
+    Args:
+        limits: On what the team's keys use together.
+    """
+
+    limits: tuple[LimitTerm, ...] = ()
+
+
+class ModelLimits(Setting):
+    """Limits of an organisation on one model.
+
+    Args:
+        limits: On what the organisation uses of this model.
+    """
+
+    limits: tuple[LimitTerm, ...] = ()
+
+
+class Organisation(Setting):
+    """Who is served, metered and billed.
+
+    Args:
+        plan: Name of its plan.
+        limits: On top of the plan's.
+        models: Limits on single models, by the model's name.
+        teams: Parts with limits of their own, by name.
+        managed_by: `file`: this file owns plan and limits, and the admin API refuses to change them; `api`: this
+            file only seeds them.
+    """
+
+    plan: str
+    limits: tuple[LimitTerm, ...] = ()
+    models: dict[str, ModelLimits] = field(default_factory=dict)
+    teams: dict[str, Team] = field(default_factory=dict)
+    managed_by: ManagedBy = ManagedBy.FILE
+
+
+class Server(Setting):
+    """Where and how `penstock serve` listens.
+
+    Args:
+        host: Address of the public API; `0.0.0.0` for every interface.
+        port: Of the public API.
+        operations_host: Address for metrics, health and readiness; keep it inside.
+        operations_port: For metrics, health and readiness.
+        data_directory: Where the embedded default keeps its database, and every mode its spool.
+        body_bytes_max: The largest request body that is read.
+        header_bytes_max: The largest block of request headers.
+        json_depth_max: The deepest nesting of a JSON body.
+        shutdown: How long running requests may take to end when the service stops.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    operations_host: str = "127.0.0.1"
+    operations_port: Port = 9090
+    data_directory: str = "penstock-data"
+    body_bytes_max: PositiveAmount = 8_000_000
+    header_bytes_max: PositiveAmount = 16_000
+    json_depth_max: PositiveAmount = 64
+    shutdown_ms: Milliseconds = field(name="shutdown", default=30_000)
+
+
+class Auth(Setting):
+    """How API keys are kept.
+
+    Args:
+        pepper: Secret that keys are hashed with, 32 bytes or more, in no database. Without it the embedded default
+            makes one in the data directory.
+        pepper_previous: The one before, while keys are being moved to the new one.
+    """
+
+    pepper: Secret | None = None
+    pepper_previous: Secret | None = None
+
+
+class Store(Setting):
+    """One service that keeps state.
+
+    Args:
+        url: Address, without a password.
+        username: Account.
+        password: Of the account.
+        ca: Certificates (PEM) that vouch for the service instead of the system's.
+    """
+
+    url: StoreUrl
+    username: str | None = None
+    password: Secret | None = None
+    ca: FileReference | None = None
+
+
+class Stores(Setting):
+    """The services of a cluster. Without this section everything is embedded in one process.
+
+    Args:
+        redis: Quota counters: `redis://` or `rediss://`.
+        postgresql: The ledger: `postgresql://`.
+        rabbitmq: The queue lane: `amqp://` or `amqps://`.
+    """
+
+    redis: Store
+    postgresql: Store
+    rabbitmq: Store
+
+
+class Configuration(Setting):
+    """All of penstock.yaml.
+
+    Args:
+        models: What clients can name, by name: `chat-small`, `meta-llama/Llama-3.1-8B-Instruct`, `qwen2.5:7b`.
+        plans: Limits by name of the plan.
+        organisations: Who is served, by name: small letters, digits and hyphens.
+        server: Addresses and bounds.
+        auth: API keys.
+        stores: Redis, PostgreSQL and RabbitMQ; without it everything is embedded.
+        kubernetes: What only a cluster needs (replicas, resources, ingress), read by the chart; free-form here.
+        global: Helm's own section for subcharts, free-form.
+    """
+
+    models: dict[str, Model]
+    plans: dict[str, Plan] = field(default_factory=dict)
+    organisations: dict[str, Organisation] = field(default_factory=dict)
+    server: Server = Server()
+    auth: Auth = Auth()
+    stores: Stores | None = None
+    kubernetes: dict[str, Any] = field(default_factory=dict)
+    helm_global: dict[str, Any] = field(name="global", default_factory=dict)
