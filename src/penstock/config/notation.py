@@ -303,10 +303,8 @@ def format_limit(term: Term | Limit) -> str:
     """
     if term.metric is Metric.CONCURRENCY:
         return f"{format_amount(term.cap)} concurrent"
-    if term.metric is Metric.COST:
-        amount = format_usd(term.cap, per_usd=NANOS_PER_USD)
-    else:
-        amount = format_amount(term.cap)
+    is_cost = term.metric is Metric.COST
+    amount = format_usd(term.cap, per_usd=NANOS_PER_USD) if is_cost else format_amount(term.cap)
     return f"{amount} {_WORDS[term.metric]}/{format_period(term)}"
 
 

@@ -46,7 +46,7 @@ class ManagedBy(StrEnum):
     API = "api"
 
 
-class Secret(Setting):
+class Secret(Setting, frozen=True, kw_only=True):
     """Where a secret is found. It is never a value in this file; exactly one of the two is given.
 
     Args:
@@ -58,7 +58,7 @@ class Secret(Setting):
     file: str | None = None
 
 
-class FileReference(Setting):
+class FileReference(Setting, frozen=True, kw_only=True):
     """A file beside the configuration.
 
     Args:
@@ -68,7 +68,7 @@ class FileReference(Setting):
     file: str
 
 
-class Upstream(Setting):
+class Upstream(Setting, frozen=True, kw_only=True):
     """One model server.
 
     Args:
@@ -84,7 +84,7 @@ class Upstream(Setting):
     weight: PositiveAmount = 1
 
 
-class Price(Setting):
+class Price(Setting, frozen=True, kw_only=True):
     """What a model costs, in US dollars per million tokens. Parsed exactly; at most 6 decimals.
 
     Args:
@@ -100,7 +100,7 @@ class Price(Setting):
     request_picos: PicosPerRequest = field(name="request", default=0)
 
 
-class Capacity(Setting):
+class Capacity(Setting, frozen=True, kw_only=True):
     """What one replica of the model server can do; scaling is computed from it.
 
     Args:
@@ -112,7 +112,7 @@ class Capacity(Setting):
     concurrency: PositiveAmount
 
 
-class Objective(Setting):
+class Objective(Setting, frozen=True, kw_only=True):
     """What scaling aims at.
 
     Args:
@@ -124,7 +124,7 @@ class Objective(Setting):
     first_token_ms: Milliseconds = field(name="first_token", default=500)
 
 
-class Timeouts(Setting):
+class Timeouts(Setting, frozen=True, kw_only=True):
     """Bounds on a call to an upstream.
 
     Args:
@@ -143,7 +143,7 @@ class Timeouts(Setting):
 Upstreams = Annotated[tuple[Upstream, ...], Meta(extra={"notation": "upstreams"})]
 
 
-class Model(Setting):
+class Model(Setting, frozen=True, kw_only=True):
     """A model that clients can name.
 
     Args:
@@ -180,7 +180,7 @@ class Model(Setting):
         return any(upstream.url == LOCAL for upstream in self.upstreams)
 
 
-class Plan(Setting):
+class Plan(Setting, frozen=True, kw_only=True):
     """Limits that many organisations share.
 
     Args:
@@ -195,7 +195,7 @@ class Plan(Setting):
     overrun: Overrun = Overrun.STOP
 
 
-class Team(Setting):
+class Team(Setting, frozen=True, kw_only=True):
     """A part of an organisation, with limits of its own below the organisation's.
 
     Args:
@@ -205,7 +205,7 @@ class Team(Setting):
     limits: tuple[LimitTerm, ...] = ()
 
 
-class ModelLimits(Setting):
+class ModelLimits(Setting, frozen=True, kw_only=True):
     """Limits of an organisation on one model.
 
     Args:
@@ -215,7 +215,7 @@ class ModelLimits(Setting):
     limits: tuple[LimitTerm, ...] = ()
 
 
-class Organisation(Setting):
+class Organisation(Setting, frozen=True, kw_only=True):
     """Who is served, metered and billed.
 
     Args:
@@ -234,7 +234,7 @@ class Organisation(Setting):
     managed_by: ManagedBy = ManagedBy.FILE
 
 
-class Server(Setting):
+class Server(Setting, frozen=True, kw_only=True):
     """Where and how `penstock serve` listens.
 
     Args:
@@ -260,7 +260,7 @@ class Server(Setting):
     shutdown_ms: Milliseconds = field(name="shutdown", default=30_000)
 
 
-class Auth(Setting):
+class Auth(Setting, frozen=True, kw_only=True):
     """How API keys are kept.
 
     Args:
@@ -273,7 +273,7 @@ class Auth(Setting):
     pepper_previous: Secret | None = None
 
 
-class Store(Setting):
+class Store(Setting, frozen=True, kw_only=True):
     """One service that keeps state.
 
     Args:
@@ -289,7 +289,7 @@ class Store(Setting):
     ca: FileReference | None = None
 
 
-class Stores(Setting):
+class Stores(Setting, frozen=True, kw_only=True):
     """The services of a cluster. Without this section everything is embedded in one process.
 
     Args:
@@ -303,7 +303,7 @@ class Stores(Setting):
     rabbitmq: Store
 
 
-class Configuration(Setting):
+class Configuration(Setting, frozen=True, kw_only=True):
     """All of penstock.yaml.
 
     Args:
