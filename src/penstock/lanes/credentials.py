@@ -1,0 +1,110 @@
+"""API keys as text: made, read, checked for slips, and turned into what the quota store compares.
+
+``psk_<organisation>_<keyid>_<64 hexadecimal digits: 256 random bits><8: CRC-32 of all before it>``
+
+The checksum finds a mistyped or cut key without asking anyone; it protects nothing. What protects is the secret:
+only the HMAC-SHA256 of the whole key, under a pepper that lies in neither database, is stored and compared, and
+the quota store compares it. A key's organisation and id are in the text, so that the store is asked about one
+organisation only. Pure: randomness and peppers are arguments.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from zlib import crc32
+
+_KEY = re.compile(rb"psk_([A-Za-z0-9.-]{1,64})_([A-Za-z0-9.-]{1,64})_([0-9a-f]{64})([0-9a-f]{8})")
+_PART = re.compile(r"[A-Za-z0-9.-]{1,64}")
+_SECRET_BYTES = 32
+
+
+def mint(organisation: str, key: str, *, secret: bytes) -> str:
+    """Write a new API key; show it once and keep only its ``mac``.
+
+    Args:
+        organisation: Letters, digits, ``.`` and ``-``, at most 64: no underscore, which parts the fields.
+        key: Its id, spelt alike.
+        secret: 32 random bytes (``secrets.token_bytes(32)``); nothing here draws them.
+
+    Raises:
+        ValueError: A part is spelt otherwise, or the secret is not 32 bytes.
+
+    Example:
+        >>> mint("acme", "k1", secret=bytes(32))[:20]
+        'psk_acme_k1_00000000'
+    """
+    for part in (organisation, key):
+        if not _PART.fullmatch(part):
+            raise ValueError(f"{part!r}: an organisation or key id in a key is 1 to 64 letters, digits, '.' or '-'")
+    if len(secret) != _SECRET_BYTES:
+        raise ValueError(f"a secret is {_SECRET_BYTES} random bytes, not {len(secret)}")
+    text = f"psk_{organisation}_{key}_{secret.hex()}"
+    return f"{text}{crc32(text.encode()):08x}"
+
+
+def mac(token: str | bytes, pepper: bytes) -> str:
+    """What is stored of a key: lower-case hex of HMAC-SHA256 over the whole text.
+
+    Example:
+        >>> len(mac(mint("acme", "k1", secret=bytes(32)), b"pepper"))
+        64
+    """
+    return hmac.digest(pepper, token.encode() if isinstance(token, str) else token, "sha256").hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A well-formed key as presented: nothing is known yet of whether it is right.
+
+    Args:
+        macs: One for each live pepper, the newest first.
+    """
+
+    organisation: str
+    key: str
+    macs: tuple[str, ...]
+
+
+class Credentials:
+    """Reads presented keys, and remembers the last few by the SHA-256 of the whole text.
+
+    Args:
+        peppers: The newest first; a second one while peppers are being rotated.
+        remembered_max: How many read keys are kept; when full, all are forgotten at once.
+    """
+
+    __slots__ = ("_peppers", "_read", "_remembered_max")
+
+    def __init__(self, peppers: tuple[bytes, ...], *, remembered_max: int = 4096) -> None:
+        if not peppers or not all(peppers):
+            raise ValueError("keys need a pepper that is not empty")
+        self._peppers = peppers
+        self._remembered_max = remembered_max
+        self._read: dict[bytes, Credential] = {}
+
+    def read(self, token: bytes) -> Credential | None:
+        """Take a key apart; None for text that is no key, or one with a slip in it.
+
+        Example:
+            >>> read = Credentials((b"pepper",)).read
+            >>> token = mint("acme", "k1", secret=bytes(32)).encode()
+            >>> read(token).organisation, read(token[:-1] + b"!")
+            ('acme', None)
+        """
+        name = sha256(token).digest()
+        known = self._read.get(name)
+        if known is not None:
+            return known
+        match = _KEY.fullmatch(token)
+        if match is None or crc32(token[: match.start(4)]) != int(match[4], 16):
+            return None
+        credential = Credential(
+            match[1].decode(), match[2].decode(), tuple(mac(token, pepper) for pepper in self._peppers)
+        )
+        if len(self._read) >= self._remembered_max:
+            self._read.clear()
+        self._read[name] = credential
+        return credential
