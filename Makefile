@@ -1,0 +1,72 @@
+# `make` alone lists what can be made. Stamps in .venv keep a second run quick.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+JOBS ?= 2
+CONFIG ?= penstock.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+
+# Locked files are installed as they stand: every hash is checked, nothing is resolved, nothing is compiled.
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build --require-hashes -r
+INSTALL_SELF := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url
+TEST_PACKAGES := valgrind
+
+.PHONY: help
+help: ## list the targets
+	@echo "Penstock. Usage: make <target>"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+.PHONY: serve
+serve: $(VENV)/serve.stamp ## install what is needed and serve $(CONFIG) with a small local model
+	$(BIN)/penstock serve -c $(CONFIG)
+
+.PHONY: test
+test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp ## run every test but those that need a cluster
+	$(BIN)/pytest -n $(JOBS) -m "not cluster"
+
+.PHONY: check
+check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configuration: under two minutes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n $(JOBS) -m "not slow and not local_model and not cluster"
+	$(BIN)/penstock check $(CONFIG)
+
+.PHONY: lock
+lock: $(VENV)/uv.stamp ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
+	$(COMPILE) $(UPGRADE) --extra local --extra dev -o requirements/dev.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --extra local -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) -c requirements/dev.txt -o requirements/bootstrap.txt requirements/bootstrap.in
+
+.PHONY: clean
+clean: ## remove what was installed and made here; data written by `make serve` stays
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(VENV)/uv.stamp: requirements/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Penstock needs Python 3.11 or later; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || requirements/debian.sh python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r $<
+	@touch $@
+
+$(VENV)/serve.stamp: requirements/serve.txt pyproject.toml $(VENV)/uv.stamp
+	$(INSTALL) $<
+	$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml $(VENV)/uv.stamp
+	$(INSTALL) $<
+	$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/test-packages.stamp: requirements/debian.sh Makefile $(VENV)/uv.stamp
+	requirements/debian.sh $(TEST_PACKAGES)
+	@touch $@
