@@ -172,7 +172,7 @@ def parse_usd(text: str | int | Decimal, *, per_usd: int) -> int:
         >>> parse_usd('0.15', per_usd=1_000_000)  # dollars per million tokens, in pico-dollars per token
         150000
     """
-    text = str(text).strip()
+    text = f"{text:f}" if isinstance(text, Decimal) else str(text).strip()
     if not re.fullmatch(MONEY_PATTERN, text):
         raise NotationError(f"found {text!r}, wanted dollars such as `0.15`; write a plain decimal number, not below 0")
     try:

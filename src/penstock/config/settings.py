@@ -20,6 +20,7 @@ LOCAL = "local"  # the upstream that is the bundled small model
 Milliseconds = Annotated[int, Meta(extra={"notation": "duration"})]
 Amount = Annotated[int, Meta(extra={"notation": "amount"})]
 PositiveAmount = Annotated[int, Meta(extra={"notation": "positive amount"})]
+PositiveNumber = Annotated[float, Meta(extra={"notation": "positive number"})]
 PicosPerToken = Annotated[int, Meta(extra={"notation": "usd per million tokens"})]
 PicosPerRequest = Annotated[int, Meta(extra={"notation": "usd per request"})]
 LimitTerm = Annotated[Term, Meta(extra={"notation": "limit"})]
@@ -168,7 +169,7 @@ class Model(Setting, frozen=True, kw_only=True):
     max_tokens: PositiveAmount = 1_024
     template_tokens: Amount = 64
     tokens_per_byte_max: PositiveAmount = 1
-    bytes_per_token: Annotated[float, Meta(gt=0)] = 4.0
+    bytes_per_token: PositiveNumber = 4.0
     price: Price = Price()
     capacity: Capacity | None = None
     objective: Objective = Objective()
@@ -317,7 +318,7 @@ class Configuration(Setting, frozen=True, kw_only=True):
         global: Helm's own section for subcharts, free-form.
     """
 
-    models: dict[str, Model]
+    models: dict[str, Model] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     organisations: dict[str, Organisation] = field(default_factory=dict)
     server: Server = Server()

@@ -1,0 +1,366 @@
+"""From a tree of plain values to settings, collecting every problem on the way.
+
+``msgspec.convert`` stops at the first error; whoever fixes a file wants all of them. So this walks the same types
+(``msgspec.inspect``), leaves out what is wrong, and remembers where, so that later checks do not complain of what
+they could not see.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from msgspec import inspect
+
+from penstock.config import notation
+from penstock.config.reading import Location, Problem, Tree, kind_text
+from penstock.config.settings import LOCAL, Configuration, Secret, Upstream
+
+INVALID: Final = object()
+AMOUNT_MAX = 2**31
+PORT_MAX = 65_535
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+STORE_SCHEMES = ("redis", "rediss", "postgresql", "amqp", "amqps")
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """How one kind of value is written.
+
+    Args:
+        parse: From text, integer or decimal; raises ``NotationError``.
+        wanted: What it is, with an example.
+        schema: Its JSON schema.
+    """
+
+    parse: Callable[[Any], Any]
+    wanted: str
+    schema: dict[str, Any]
+
+
+def _amount(least: int, most: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if str(value).startswith("-"):
+            raise notation.NotationError(f"found {value}, wanted {least} or more; write a positive number")
+        amount = notation.parse_amount(value)
+        if not least <= amount <= most:
+            raise notation.NotationError(f"found {amount}, wanted {least} to {most}; choose a number between them")
+        return amount
+
+    return parse
+
+
+def _number(value: Any) -> float:
+    number = Decimal(value) if re.fullmatch(notation.MONEY_PATTERN, str(value)) else Decimal(0)
+    if not 0 < number < 10**6:
+        raise notation.NotationError(f"found {value}, wanted a number above 0; write one such as `3.5`")
+    return float(number)
+
+
+def _url(value: Any, schemes: tuple[str, ...]) -> str:
+    """An absolute address without anything secret in it. What was found is never repeated: it may hold a password."""
+    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(str(value).strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise notation.NotationError(f"found no valid address ({error}); write {wanted}host:port") from error
+    if parts.scheme not in schemes:
+        found = f"the scheme {parts.scheme!r}" if "://" in str(value) else "an address without a scheme"
+        raise notation.NotationError(f"found {found}, wanted {wanted}; write it in front of host:port")
+    if not host:
+        raise notation.NotationError(f"found no host after {parts.scheme}://; write {parts.scheme}://host:port")
+    if "@" in parts.netloc:
+        raise notation.NotationError("found a user or password in the address; give it by reference beside the url")
+    if parts.query or parts.fragment:
+        raise notation.NotationError("found a query or fragment in the address; end it before `?` or `#`")
+    return str(value).strip()
+
+
+def _upstream_url(value: Any) -> str:
+    if value == LOCAL:
+        return LOCAL
+    url = _url(value, ("http", "https")).rstrip("/")
+    if url.endswith("/v1"):
+        raise notation.NotationError(f"found an address that ends in /v1, which is added; write `{url[:-3]}`")
+    return url
+
+
+_AMOUNT_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": notation.AMOUNT_PATTERN}]
+}
+_POSITIVE_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": notation.AMOUNT_PATTERN}]
+}
+_USD_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": notation.MONEY_PATTERN}]
+}
+
+
+def _duration(value: Any) -> int:
+    duration_ms = notation.parse_duration(str(value))
+    if duration_ms == 0:
+        raise notation.NotationError(f"found {value}, wanted more than 0; write a duration such as `500ms`")
+    return duration_ms
+
+
+NOTATIONS: Final[dict[str, Notation]] = {
+    "duration": Notation(
+        _duration,
+        "a duration such as `60s`, `500ms` or `24h`",
+        {"type": "string", "pattern": notation.DURATION_PATTERN},
+    ),
+    "amount": Notation(_amount(0, AMOUNT_MAX), "a whole number such as `64` or `8k`", _AMOUNT_SCHEMA),
+    "positive amount": Notation(
+        _amount(1, AMOUNT_MAX), "a whole number above 0 such as `8192` or `200k`", _POSITIVE_SCHEMA
+    ),
+    "positive number": Notation(_number, "a number above 0 such as `3.5`", {"type": "number", "exclusiveMinimum": 0}),
+    "usd per million tokens": Notation(
+        lambda value: notation.parse_usd(value, per_usd=notation.PICOS_PER_USD // notation.TOKENS_PER_PRICE),
+        "US dollars per million tokens such as `0.15`",
+        _USD_SCHEMA,
+    ),
+    "usd per request": Notation(
+        lambda value: notation.parse_usd(value, per_usd=notation.PICOS_PER_USD),
+        "US dollars per request such as `0.001`",
+        _USD_SCHEMA,
+    ),
+    "limit": Notation(
+        lambda value: notation.parse_limit(str(value)),
+        "a limit such as `200k tokens/minute`, `300 usd/month` or `32 concurrent`",
+        {"type": "string", "pattern": notation.LIMIT_PATTERN},
+    ),
+    "port": Notation(
+        _amount(0, PORT_MAX), "a port such as `8080`", {"type": "integer", "minimum": 0, "maximum": PORT_MAX}
+    ),
+    "url": Notation(
+        _upstream_url,
+        "an address such as `http://vllm:8000`, or `local`",
+        {"type": "string", "pattern": r"^(local|https?://[^@?#]+)$"},
+    ),
+    "store url": Notation(
+        lambda value: _url(value, STORE_SCHEMES),
+        "an address such as `redis://redis:6379`",
+        {"type": "string", "pattern": rf"^({'|'.join(STORE_SCHEMES)})://[^@?#]+$"},
+    ),
+}
+
+# What the names of a mapping must look like, by the last word of its location.
+NAMES: Final[dict[str, tuple[str, str]]] = {
+    "models": (
+        MODEL_NAME_PATTERN,
+        "letters, digits and `. _ : / @ + -`, at most 128, beginning with a letter or digit",
+    ),
+    "plans": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
+    "organisations": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
+    "teams": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
+}
+
+
+@dataclass(slots=True)
+class Walked:
+    """What came of a walk.
+
+    Args:
+        configuration: Whatever was sound.
+        problems: In the order of the file.
+        broken: Locations that were left out, or replaced by a default or a stand-in.
+    """
+
+    configuration: Configuration
+    problems: list[Problem]
+    broken: set[Location]
+
+
+def walk(tree: Tree) -> Walked:
+    """Read settings out of a tree."""
+    walker = _Walker(tree)
+    configuration = walker.value(inspect.type_info(Configuration), tree.values, ())
+    return Walked(configuration, walker.problems, walker.broken)
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """``did you mean `x`?``, or the list of what is known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(found.lower(), names, 1, 0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known: {', '.join(names)}" if names else "there is none yet"
+
+
+class _Walker:
+    """Carries the problems of one walk."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.problems: list[Problem] = []
+        self.broken: set[Location] = set()
+
+    def problem(self, location: Location, message: str) -> Any:
+        self.problems.append(Problem(location, message, self._tree.place(location)))
+        self.broken.add(location)
+        return INVALID
+
+    def value(self, type_: inspect.Type, found: Any, location: Location) -> Any:
+        """The setting, or INVALID after at least one problem."""
+        if isinstance(type_, inspect.UnionType):  # every union here is "or nothing"
+            type_ = next(member for member in type_.types if not isinstance(member, inspect.NoneType))
+        if isinstance(type_, inspect.Metadata):
+            name = (type_.extra or {})["notation"]
+            if name == "upstreams":
+                return self._upstreams(type_.type, found, location)
+            return self._notation(NOTATIONS[name], found, location)
+        if isinstance(type_, inspect.StructType):
+            return self._struct(type_, found, location)
+        if isinstance(type_, inspect.DictType):
+            return self._dict(type_, found, location)
+        if isinstance(type_, inspect.VarTupleType):
+            return self._list(type_.item_type, found, location)
+        if isinstance(type_, inspect.EnumType):
+            return self._enum(type_, found, location)
+        if isinstance(type_, inspect.StrType):
+            if isinstance(found, str) and found:
+                return found
+            return self.problem(location, f"found {kind_text(found) if found else 'nothing'}, wanted text; quote it")
+        return found  # free-form sections
+
+    def _notation(self, kind: Notation, found: Any, location: Location) -> Any:
+        if isinstance(found, dict | list | bool) or found is None:
+            return self.problem(location, f"found {kind_text(found)}, wanted {kind.wanted}; write it so")
+        try:
+            return kind.parse(found)
+        except notation.NotationError as error:
+            return self.problem(location, str(error))
+
+    def _enum(self, type_: inspect.EnumType, found: Any, location: Location) -> Any:
+        values = [str(member.value) for member in type_.cls]
+        if isinstance(found, str) and found in values:
+            return type_.cls(found)
+        what = f"{found!r}" if isinstance(found, str) else kind_text(found)
+        wanted = " or ".join(values)
+        fix = nearest(found if isinstance(found, str) else "", values) if isinstance(found, str) else ""
+        fix = fix if fix.startswith("did") else f"write `{values[0]}`"
+        return self.problem(location, f"found {what}, wanted {wanted}; {fix}")
+
+    def _list(self, item: inspect.Type, found: Any, location: Location) -> Any:
+        if not isinstance(found, list):
+            return self.problem(location, f"found {kind_text(found)}, wanted a list; write `[...]` around it")
+        values = [self.value(item, value, (*location, position)) for position, value in enumerate(found)]
+        return tuple(value for value in values if value is not INVALID)
+
+    def _upstreams(self, type_: inspect.Type, found: Any, location: Location) -> Any:
+        item = type_.item_type if isinstance(type_, inspect.VarTupleType) else type_
+        one = not isinstance(found, list)
+        if found == []:
+            return self.problem(location, "found an empty list, wanted at least one upstream; write its URL or `local`")
+        values = []
+        for position, upstream in enumerate([found] if one else found):
+            here = location if one else (*location, position)
+            if isinstance(upstream, str):  # a problem of its address is a problem of the setting itself
+                url = self._notation(NOTATIONS["url"], upstream, here)
+                values.append(url if url is INVALID else Upstream(url=url))
+            elif isinstance(upstream, dict):
+                values.append(self.value(item, upstream, here))
+            else:
+                wanted = "a URL, a mapping with `url`, or `local`"
+                values.append(self.problem(here, f"found {kind_text(upstream)}, wanted {wanted}; write one of them"))
+        sound = tuple(value for value in values if value is not INVALID)
+        return sound if len(sound) == len(values) else INVALID
+
+    def _dict(self, type_: inspect.DictType, found: Any, location: Location) -> Any:
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            return self.problem(location, f"found {kind_text(found)}, wanted a mapping from names; indent them below")
+        if isinstance(type_.value_type, inspect.AnyType):
+            return found
+        pattern, wanted = NAMES[str(location[-1])]
+        values = {}
+        for name, below in found.items():
+            here = (*location, name)
+            if not re.fullmatch(pattern, name):
+                self.problem(here, f"found the name {name!r}, wanted {wanted}; rename it")
+            value = self.value(type_.value_type, {} if below is None else below, here)
+            if value is not INVALID:
+                values[name] = value
+        return values
+
+    def _struct(self, type_: inspect.StructType, found: Any, location: Location) -> Any:
+        if type_.cls is Secret:
+            return self._secret(found, location)
+        if not isinstance(found, dict):
+            keys = ", ".join(field.encode_name for field in type_.fields)
+            return self.problem(location, f"found {kind_text(found)}, wanted a mapping; write keys below it: {keys}")
+        known = {field.encode_name: field for field in type_.fields}
+        for key in found:
+            if key not in known:
+                self.problem((*location, key), f"unknown key; {nearest(key, known)}")
+        values: dict[str, Any] = {}
+        for name, field in known.items():
+            if found.get(name) is None:
+                if field.required:
+                    self.problem((*location, name), f"missing, wanted {wanted_text(field.type)}; write `{name}: ...`")
+                    values[field.name] = _stand_in(field.type)
+                continue
+            value = self.value(field.type, found[name], (*location, name))
+            if value is INVALID:
+                self.broken.add((*location, name))
+                value = _stand_in(field.type) if field.required else INVALID
+            if value is not INVALID:
+                values[field.name] = value
+        return type_.cls(**values)
+
+    def _secret(self, found: Any, location: Location) -> Any:
+        fix = "write `{env: NAME}` for an environment variable or `{file: PATH}` for a file"
+        if not isinstance(found, dict):
+            return self.problem(location, f"found {kind_text(found)}; a secret is never a value in this file; {fix}")
+        for key in found:
+            if key not in ("env", "file"):
+                return self.problem((*location, key), f"unknown key, wanted env or file; {fix}")
+        given = {key: value for key, value in found.items() if value is not None}
+        if len(given) != 1:
+            return self.problem(location, f"found {len(given)} references, wanted exactly one of env and file; {fix}")
+        ((key, value),) = given.items()
+        if not isinstance(value, str) or not value:
+            return self.problem((*location, key), f"found {kind_text(value)}, wanted text; {fix}")
+        if key == "env" and not re.fullmatch(VARIABLE_PATTERN, value):
+            message = "found no name of an environment variable (its value, perhaps?), wanted letters, digits and `_`"
+            return self.problem((*location, key), f"{message}; {fix}")
+        return Secret(**given)
+
+
+def _stand_in(type_: inspect.Type) -> Any:
+    """For a required setting that is wrong, so that the settings beside it are still checked.
+
+    It is seen by nobody: its location is in ``broken``, and a configuration with problems is not handed out.
+    """
+    if isinstance(type_, inspect.StructType):
+        return type_.cls(**{field.name: _stand_in(field.type) for field in type_.fields if field.required})
+    if isinstance(type_, inspect.Metadata) and isinstance(type_.type, inspect.IntType):
+        return AMOUNT_MAX
+    return () if isinstance(type_, inspect.Metadata) and isinstance(type_.type, inspect.VarTupleType) else ""
+
+
+def wanted_text(type_: inspect.Type) -> str:
+    """What a setting wants, in words."""
+    if isinstance(type_, inspect.UnionType):
+        return wanted_text(next(member for member in type_.types if not isinstance(member, inspect.NoneType)))
+    if isinstance(type_, inspect.Metadata):
+        name = (type_.extra or {})["notation"]
+        return (
+            "a URL, a mapping with `url`, a list of these, or `local`"
+            if name == "upstreams"
+            else NOTATIONS[name].wanted
+        )
+    if isinstance(type_, inspect.EnumType):
+        return " or ".join(f"`{member.value}`" for member in type_.cls)
+    if isinstance(type_, inspect.VarTupleType):
+        return "a list"
+    return "text" if isinstance(type_, inspect.StrType) else "a mapping"
