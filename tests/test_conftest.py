@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
-SKIPPING = "import pytest\n\n@pytest.mark.skip(reason='no store here')\ndef test_one() -> None: ...\n"
-EXPECTED = "import pytest\n\n@pytest.mark.xfail(reason='known')\ndef test_one() -> None: assert False\n"
+SKIPPING = "import pytest\n\ndef test_one() -> None: pytest.skip('no store here')\n"
+EXPECTED = "import pytest\n\ndef test_one() -> None: pytest.xfail('known')\n"
 SEEDED = "def test_one(seed: int) -> None: assert seed == 0\n"
 
 
