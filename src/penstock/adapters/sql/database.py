@@ -1,0 +1,131 @@
+"""One SQLite database: opened with the settings that durability needs, migrated, and owned by one service at most.
+
+WAL lets other processes read, and write keys, while the service runs; ``synchronous=FULL`` makes a commit survive
+a loss of power, not only a kill: one fsync for each group of settles, which a group shares.
+
+The service holds a lock on ``<database>.lock`` for its life. The kernel frees it with the process, however it ends,
+so that no lock is ever left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from penstock.adapters.sql.migrations import revisions
+from penstock.errors import StoreUnavailable
+
+BUSY_MS = 5_000
+WRITE = {"penstock_begin": "BEGIN IMMEDIATE"}
+
+
+def open_engine(path: Path, *, busy_ms: int = BUSY_MS) -> Engine:
+    """An engine on the SQLite file ``path``; nothing is read or written until the first connection.
+
+    Args:
+        busy_ms: How long a statement waits for another process's write before it fails.
+    """
+    engine = create_engine(f"sqlite:///{path}", json_serializer=_to_json, json_deserializer=msgspec.json.decode)
+
+    @event.listens_for(engine, "connect")
+    def _connected(driver: Any, _record: Any) -> None:
+        driver.isolation_level = None  # the driver would begin by itself, and only before writes
+        cursor = driver.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {busy_ms:d}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _began(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(options.get("penstock_begin", "BEGIN"))
+
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that takes the write lock at its begin, so that it cannot fail half-way for want of it."""
+    with engine.connect().execution_options(**WRITE) as connection, connection.begin():
+        yield connection
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database to this code's version; quick when it is there already.
+
+    Raises:
+        StoreUnavailable: The database is newer than this code, or cannot be opened.
+    """
+    try:
+        with engine.connect() as connection:
+            current = _revision(connection)
+        if current != revisions()[-1]:
+            with writing(engine) as connection:  # again, under the lock: another process may have been faster
+                _upgrade(connection)
+    except DBAPIError as error:
+        raise StoreUnavailable(
+            f"cannot open the database {engine.url.database}: {error.orig}; "
+            "check that the path is a SQLite database which this user may write, and that its disk has room"
+        ) from error
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    current: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if current is not None and current not in revisions():
+        raise StoreUnavailable(
+            f"the database {connection.engine.url.database} has version {current}, newer than this penstock, "
+            f"which knows {revisions()[-1]}; run the penstock that wrote it, or a newer one"
+        )
+    return current
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # a tenth of a second to import, and needed once in a database's life
+    from alembic.config import Config
+
+    if _revision(connection) == revisions()[-1]:
+        return
+    config = Config()
+    config.set_main_option("script_location", "penstock.adapters.sql:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def sole_service(path: Path) -> Iterator[None]:
+    """Hold the lock that makes this process the one service on the database ``path``.
+
+    Raises:
+        StoreUnavailable: Another process holds it.
+    """
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            raise StoreUnavailable(
+                f"another penstock (process {holder}) already serves the database {path}: "
+                "two would each admit the whole of every limit; stop it, or name another database for this one"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _to_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,125 @@
+"""Events to ledger rows and back, and the statements that write them, compiled once.
+
+Apart from the reads because the writer's path counts: one event becomes one tuple in the order of the table's
+columns, and a group goes to the driver as one ``executemany``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row
+from sqlalchemy.dialects.sqlite import dialect, insert
+from sqlalchemy.sql.dml import Delete, Insert
+
+from penstock.adapters.sql.tables import bucket_states, ledger, open_reservations
+from penstock.quota.definitions import Price
+from penstock.quota.events import Amount, Charge, Event, EventKind, Usage, UsageSource
+from penstock.quota.identity import created_at_ms
+
+_DAY_MS = 86_400_000
+_encode = msgspec.json.Encoder().encode
+
+
+def _compiled(statement: Insert | Delete) -> str:
+    return str(statement.compile(dialect=dialect()))
+
+
+# A group that failed in doubt is written again: its rows may be there, and are the same.
+INSERT_EVENT = _compiled(insert(ledger).on_conflict_do_nothing())
+_open = insert(open_reservations)
+UPSERT_OPEN = _compiled(
+    _open.on_conflict_do_update(index_elements=["reservation"], set_={"record": _open.excluded.record})
+)
+DELETE_OPEN = _compiled(open_reservations.delete().where(open_reservations.c.reservation == ""))
+_bucket = insert(bucket_states)
+UPSERT_BUCKET = _compiled(
+    _bucket.on_conflict_do_update(
+        index_elements=["organisation", "limit_id"],
+        set_={"level": _bucket.excluded.level, "at_ms": _bucket.excluded.at_ms},
+    )
+)
+
+
+@lru_cache(maxsize=64)
+def _month_of_day(day: int) -> int:
+    date = datetime.fromtimestamp(day * 86_400, tz=UTC)
+    return date.year * 100 + date.month
+
+
+def month_of(reservation: str) -> int:
+    """The ledger's partition of a reservation, yyyymm in UTC, read from its id.
+
+    Raises:
+        ValueError: The id does not begin with its time.
+
+    Example:
+        >>> month_of('018bcfe56800000000000000000000ff')
+        202311
+    """
+    return _month_of_day(created_at_ms(reservation) // _DAY_MS)
+
+
+def to_row(event: Event) -> tuple[Any, ...]:
+    """One event as the ledger's columns, in their order."""
+    usage, charge, price = event.usage, event.charge, event.price
+    return (
+        month_of(event.reservation),
+        event.reservation,
+        event.kind.value,
+        event.organisation,
+        event.team,
+        event.key,
+        event.model,
+        event.lane,
+        event.occurred_at_ms,
+        usage.prompt,
+        usage.cached,
+        usage.completion,
+        usage.source.value,
+        charge.tokens,
+        charge.requests,
+        charge.cost_nanos,
+        _encode([(amount.limit, amount.window, amount.amount) for amount in event.amounts]).decode(),
+        event.tokens_held,
+        price.prompt_picos,
+        price.cached_picos,
+        price.completion_picos,
+        price.request_picos,
+        event.job_deadline_ms,
+        event.reason,
+    )
+
+
+def to_event(row: Row[Any]) -> Event:
+    """One row of ``select(ledger)`` as the event that it was."""
+    return Event(
+        kind=EventKind(row.kind),
+        reservation=row.reservation,
+        organisation=row.organisation,
+        team=row.team,
+        key=row.key,
+        model=row.model,
+        lane=row.lane,
+        occurred_at_ms=row.occurred_at_ms,
+        usage=Usage(
+            prompt=row.prompt_tokens,
+            completion=row.completion_tokens,
+            cached=row.cached_tokens,
+            source=UsageSource(row.usage_source),
+        ),
+        charge=Charge(tokens=row.tokens, requests=row.requests, cost_nanos=row.cost_nanos),
+        amounts=tuple(Amount(limit, window, amount) for limit, window, amount in row.amounts),
+        price=Price(
+            prompt_picos=row.prompt_picos,
+            cached_picos=row.cached_picos,
+            completion_picos=row.completion_picos,
+            request_picos=row.request_picos,
+        ),
+        tokens_held=row.tokens_held,
+        job_deadline_ms=row.job_deadline_ms,
+        reason=row.reason,
+    )
