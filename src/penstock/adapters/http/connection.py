@@ -1,0 +1,379 @@
+"""One connection to a model server, and the answer that is arriving on it.
+
+::
+
+    idle -> sent -> head -> body -> idle (kept)        any -> closed
+
+One timer per connection guards all bounds: it never fires later than the nearest bound, and moves itself when it
+finds that bytes have arrived since. So a chunk costs a reading of the loop's clock and no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, cast
+
+import httptools
+
+from penstock.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
+from penstock.ports import UpstreamRequest
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+BUFFER_BYTES_MAX: Final = 256 * 1024  # more than this unread, and reading from the socket pauses
+JOIN_BYTES_MAX: Final = 64 * 1024  # up to this, head and body go out in one write
+
+
+class Response:
+    """An answer whose head has arrived (``penstock.ports.UpstreamResponse``)."""
+
+    __slots__ = ("_buffered", "_complete", "_connection", "_error", "_pieces", "_waiter", "headers", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self._connection: Connection | None = connection
+        self._pieces: list[bytes] = []
+        self._buffered = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._complete = False
+        self._error: UpstreamError | None = None
+
+    async def wait_head(self) -> None:
+        """Return when the head has arrived. Raises like ``UpstreamClient.open``."""
+        while self.status == 0:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body, see ``UpstreamResponse.read``."""
+        if int(self.headers.get("content-length", 0)) > bytes_max:
+            self.close()
+            raise UpstreamBroken(f"the answer has more than {bytes_max} bytes")
+        pieces = []
+        size = 0
+        async for piece in self:
+            pieces.append(piece)
+            size += len(piece)
+            if size > bytes_max:
+                self.close()
+                raise UpstreamBroken(f"the answer has more than {bytes_max} bytes")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives; what arrived together comes as one piece."""
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                raise StopAsyncIteration
+            await self._wait()
+        pieces = self._pieces
+        self._pieces = []
+        self._buffered = 0
+        if self._connection is not None:
+            self._connection.resume()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Done with it, see ``UpstreamResponse.close``. Twice does nothing more."""
+        self._pieces = []
+        if self._connection is not None:
+            self._connection.fail(UpstreamBroken("the answer was closed before its end"))
+
+    async def _wait(self) -> None:
+        assert self._connection is not None
+        self._waiter = self._connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    # --- told by the connection ------------------------------------------------------------------------------
+
+    def arrive(self, piece: bytes) -> bool:
+        """Take a piece of the body; true if enough is waiting that reading should pause."""
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        self.wake()
+        return self._buffered > BUFFER_BYTES_MAX
+
+    def end(self, error: UpstreamError | None) -> None:
+        """No more will arrive; what did is still handed out first."""
+        self._complete = error is None
+        self._error = error
+        self._connection = None
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """A connection that answers one request at a time.
+
+    Args:
+        idle_s: How long it is kept without a request.
+        on_idle: Called when it may be used again.
+        on_closed: Called once, when it is lost.
+    """
+
+    __slots__ = (
+        "_bounds",
+        "_extra",
+        "_head_bytes",
+        "_header_lines",
+        "_heard_at",
+        "_idle_s",
+        "_idle_until",
+        "_interim",
+        "_kept",
+        "_on_closed",
+        "_on_idle",
+        "_parser",
+        "_paused",
+        "_response",
+        "_started_at",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "loop",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        idle_s: float,
+        on_idle: Callable[[Connection], None],
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        self.loop = loop
+        self._idle_s = idle_s
+        self._on_idle = on_idle
+        self._on_closed = on_closed
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._response: Response | None = None
+        self._bounds: UpstreamRequest | None = None
+        self._header_lines: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._heard_at = self._started_at = self._idle_until = self._timer_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._interim = self._extra = self._kept = self._paused = False
+
+    # --- used by the client ----------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """It was made, and its loss was not reported yet."""
+        return self._transport is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """It is open, and has not been idle for too long."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and self.loop.time() < self._idle_until
+
+    def send(self, head: bytes, body: bytes, bounds: UpstreamRequest) -> Response | None:
+        """Send one request; None if the connection turned out to be gone before a byte could be written."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return None
+        self._response = response = Response(self)
+        self._bounds = bounds
+        self._head_bytes = 0
+        self._started_at = now_s = self.loop.time()
+        if len(body) <= JOIN_BYTES_MAX:
+            transport.write(head + body)
+            if transport.is_closing():
+                self._response = None
+                return None
+        else:
+            transport.write(head)
+            transport.write(body)
+        self._arm(now_s + min(bounds.first_byte_s, bounds.between_chunks_s, bounds.total_s))
+        return response
+
+    def resume(self) -> None:
+        """The reader took what had arrived."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._heard_at = self.loop.time()
+            self._transport.resume_reading()
+
+    def fail(self, error: UpstreamError) -> None:
+        """Give the answer up, and the connection with it."""
+        response = self._response
+        self._response = None
+        if response is not None:
+            response.end(error)
+        self.close()
+
+    def close(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- told by the event loop ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        response = self._response
+        if response is None:  # nobody asked: whatever it is, it must not answer the next request
+            self.close()
+            return
+        self._heard_at = self.loop.time()
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(UpstreamBroken(f"the answer is not HTTP: {error}"))
+            return
+        if self._response is None:
+            self._after_answer()
+        elif response.status == 0:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.fail(UpstreamBroken(f"the answer's head has more than {HEAD_BYTES_MAX} bytes"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        response = self._response
+        self._transport = self._response = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if response is not None:
+            framed = response.headers.keys() & {"content-length", "transfer-encoding"}
+            if response.status and not framed and error is None:
+                response.end(None)  # a body that ends with the connection
+            elif response.status:
+                response.end(UpstreamBroken("the model server broke off in the middle of its answer"))
+            else:
+                response.end(UpstreamBroken("the model server closed the connection without an answer"))
+        self._on_closed(self)
+
+    # --- told by the parser ----------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """An answer begins; a second one to the same request is garbage."""
+        self._header_lines = []
+        self._interim = False
+        self._extra = self._response is None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or trailer."""
+        self._header_lines.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        response = self._response
+        if response is None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim = True
+            return
+        headers: dict[str, str] = {}
+        for name, value in self._header_lines:
+            key = name.decode("latin-1").lower()
+            text = value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        response.headers = headers
+        response.status = status
+        self._kept = self._parser.should_keep_alive()
+        response.wake()
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if (
+            self._response is not None
+            and self._response.arrive(piece)
+            and not self._paused
+            and self._transport is not None
+        ):
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """The answer is whole, unless it was an interim one."""
+        if self._interim or self._response is None:
+            return
+        response = self._response
+        self._response = None
+        self._idle_until = self.loop.time() + min(self._idle_s, _kept_s(response.headers.get("keep-alive")))
+        response.end(None)
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    def _after_answer(self) -> None:
+        transport = self._transport
+        assert transport is not None
+        self.resume()
+        if self._extra or not self._kept or transport.is_closing() or transport.get_write_buffer_size():
+            self.close()
+            return
+        self._bounds = None
+        self._arm(self._idle_until)
+        self._on_idle(self)
+
+    def _arm(self, at_s: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= at_s:
+                return
+            self._timer.cancel()
+        self._timer_at = at_s
+        self._timer = self.loop.call_at(at_s, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        now_s = self.loop.time()
+        bounds = self._bounds
+        if self._response is None or bounds is None:
+            if now_s >= self._idle_until:
+                self.close()
+            else:
+                self._arm(self._idle_until)
+            return
+        due_s, phase, bound_s = self._started_at + bounds.total_s, "total", bounds.total_s
+        if self._response.status == 0:
+            near = (self._started_at + bounds.first_byte_s, "first_byte", bounds.first_byte_s)
+        elif self._paused:  # our reader is the slow one
+            near = (due_s, phase, bound_s)
+        else:
+            near = (self._heard_at + bounds.between_chunks_s, "between_chunks", bounds.between_chunks_s)
+        due_s, phase, bound_s = min(near, (due_s, phase, bound_s))
+        if now_s >= due_s:
+            self.fail(UpstreamTimeout(_TOO_SLOW[phase].format(bound_s), phase=phase))
+        else:
+            self._arm(min(due_s, now_s + bounds.between_chunks_s))
+
+
+_TOO_SLOW: Final = {
+    "first_byte": "the model server did not begin to answer within {:g} s",
+    "between_chunks": "the model server fell silent for {:g} s in the middle of its answer",
+    "total": "the model server did not finish within {:g} s",
+}
+
+
+def _kept_s(keep_alive: str | None) -> float:
+    """How long the server promises to keep the connection, less a second for the way; infinite if it says nothing."""
+    if keep_alive is not None:
+        for part in keep_alive.split(","):
+            name, _, value = part.strip().partition("=")
+            if name.lower() == "timeout" and value.isdecimal():
+                return max(0.0, int(value) - 1.0)
+    return float("inf")
