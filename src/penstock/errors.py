@@ -9,8 +9,11 @@
     │   ├── Unauthenticated         401
     │   ├── Forbidden               403
     │   ├── NotFound                404
+    │   ├── MethodNotAllowed        405
+    │   ├── TooSlow                 408
     │   ├── Conflict                409
     │   ├── TooLarge                413
+    │   ├── UnsupportedMedia        415
     │   └── Mismatched              422
     ├── QuotaDenied                 a limit refused: 429, or 400 if it will never fit
     ├── StoreUnavailable            quota or ledger cannot be reached or is not ready: 503
@@ -83,6 +86,18 @@ class NotFound(RequestError):
     status = 404
 
 
+class MethodNotAllowed(RequestError):
+    """The path exists, and does not answer this method."""
+
+    status = 405
+
+
+class TooSlow(RequestError):
+    """The body did not arrive in time."""
+
+    status = 408
+
+
 class Conflict(RequestError):
     """The same request is under way, or its outcome is unknown."""
 
@@ -93,6 +108,12 @@ class TooLarge(RequestError):
     """The body is larger than is read."""
 
     status = 413
+
+
+class UnsupportedMedia(RequestError):
+    """The body is declared as something other than JSON."""
+
+    status = 415
 
 
 class Mismatched(RequestError):

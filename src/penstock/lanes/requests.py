@@ -25,6 +25,7 @@ class InferenceRequest:
         max_tokens: What the client asked for per output; None if it did not say.
         include_usage: The client asked for the usage chunk.
         record: Filled in by the lane as it goes.
+        readings: Set by the lane once it has reserved, so that an error after it still shows the limits.
     """
 
     organisation: str
@@ -41,6 +42,7 @@ class InferenceRequest:
     stream: bool
     include_usage: bool
     record: RequestRecord
+    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(slots=True)
