@@ -1,0 +1,48 @@
+"""Die at a named point, for the torture tests: what a kill at the worst moment leaves behind must be whole.
+
+``PENSTOCK_CRASH_AT="committed:3"`` kills the process with SIGKILL when it reaches ``committed`` for the third time.
+Unset, which is always outside a test, nothing is counted and nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Collection
+
+from penstock.errors import ConfigurationError
+
+VARIABLE = "PENSTOCK_CRASH_AT"
+
+
+def crash_from(environment: str | None, points: Collection[str]) -> Callable[[str], None] | None:
+    """What to call at each point, or None if no crash is wanted.
+
+    Args:
+        environment: The variable's value: ``point:n``, n from 1.
+        points: The names that exist.
+
+    Raises:
+        ConfigurationError: The value names no point, or no count.
+
+    Example:
+        >>> crash_from(None, ["committed"]) is None
+        True
+    """
+    if not environment:
+        return None
+    point, _, count = environment.partition(":")
+    if point not in points or not count.isdecimal() or int(count) < 1:
+        raise ConfigurationError(
+            (f"{VARIABLE}={environment}: expected point:n with n from 1 and a point of {', '.join(points)}; unset it",)
+        )
+    left = int(count)
+
+    def reached(here: str) -> None:
+        nonlocal left
+        if here == point:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
