@@ -1,0 +1,154 @@
+"""The documentation tells the truth: pages, links, commands, settings and metrics that it names exist."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import pkgutil
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+import penstock.cli
+from tests import docs_rules as rules
+
+ROOT = Path(__file__).parents[1]
+
+# The documentation's tree, as it was designed. A page is here for good; whether it is written yet is in PENDING.
+PAGES = frozenset(
+    f"docs/{page}.md"
+    for page in (
+        "README",
+        "ORGANIZATION",
+        *(f"01-architecture/{page}" for page in ("overview", "data-flow", "quota")),
+        *(f"02-core-components/bento/{page}" for page in ("overview", "concepts", "setup", "operations")),
+        *(f"02-core-components/{page}" for page in ("rabbitmq", "postgresql", "redis", "keda")),
+        *(f"02-core-components/api-service/{page}" for page in ("concepts", "setup", "operations")),
+        *(f"03-deployment/{page}" for page in ("kubernetes-setup", "helm-charts", "scaling")),
+        *(f"04-operations/{page}" for page in ("monitoring", "alerting", "troubleshooting")),
+    )
+)
+PENDING = frozenset(
+    line for line in (ROOT / "tests/docs_pending.txt").read_text().splitlines() if line and not line.startswith("#")
+)
+
+MARKDOWN = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md"))
+)
+
+
+@cache
+def commands() -> frozenset[str]:
+    for module in pkgutil.iter_modules(penstock.cli.__path__):
+        importlib.import_module(f"penstock.cli.{module.name}")
+    found = set()
+    for name, command in vars(typer.main.get_command(penstock.cli.app))["commands"].items():
+        below = getattr(command, "commands", None)
+        found.update({name} if below is None else {f"{name} {inner}" for inner in below})
+    return frozenset(found)
+
+
+@cache
+def targets() -> frozenset[str]:
+    return frozenset(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@cache
+def sources() -> str:
+    return "\n".join(path.read_text() for path in (ROOT / "src").glob("**/*.py"))
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+def test_every_page_is_written_or_still_to_come() -> None:
+    written = {page for page in PAGES if (ROOT / page).exists()}
+    assert PAGES - written == PENDING
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
+def test_every_link_leads_somewhere(path: str) -> None:
+    assert list(rules.broken_links(path, read(path), root=ROOT)) == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
+def test_every_command_exists(path: str) -> None:
+    assert list(rules.unknown_commands(path, read(path), commands=commands())) == []
+    assert list(rules.unknown_targets(path, read(path), targets=targets())) == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
+def test_every_metric_exists(path: str) -> None:
+    assert list(rules.unknown_metrics(path, read(path), source=sources())) == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
+def test_every_json_and_yaml_block_can_be_read(path: str) -> None:
+    assert list(rules.unreadable_fences(path, read(path))) == []
+
+
+def test_the_drawn_tree_of_files_is_there_and_whole() -> None:
+    block = re.search(r"```text\n(.*?)```", read("docs/ORGANIZATION.md"), re.DOTALL)
+    assert block is not None
+    drawn = set(rules.drawn_paths(block.group(1)))
+    assert [path for path in sorted(drawn) if not (ROOT / path).exists()] == []
+    packages = {f"src/penstock/{m.name}{'/' if m.ispkg else '.py'}" for m in pkgutil.iter_modules(penstock.__path__)}
+    assert packages - drawn - {"src/penstock/__main__.py"} == set()
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "docs/images").glob("*.mmd")), ids=lambda path: str(path.stem))
+def test_every_picture_is_drawn_from_its_source(source: Path) -> None:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert f"<!-- source {digest} -->" in source.with_suffix(".svg").read_text(), "run docs/images/render.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("[a](no.md)", "no such file"),
+        ("[a](README.md#nowhere)", "no such heading"),
+        ("`penstock fly --high`", "no such command"),
+        ("```sh\n$ penstock fly\n```", "no such command"),
+        ("`penstock keys fly`", "no such command"),
+        ("`make fly`", "no such target"),
+        ("`penstock_flights_total`", "no such metric"),
+        ("`models.<name>.fly`", "no such setting"),
+        ("```json\n{,}\n```", "cannot be read"),
+        ("```yaml\n{a: [\n```", "cannot be read"),
+    ],
+)
+def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: str) -> None:
+    (tmp_path / "README.md").write_text("# Here")
+    schema: dict[str, object] = {
+        "properties": {"models": {"additionalProperties": {"$ref": "#/$defs/Model"}}},
+        "$defs": {"Model": {"properties": {"max_tokens": {}}}},
+    }
+    found = [
+        *rules.broken_links("page.md", text, root=tmp_path),
+        *rules.unknown_commands("page.md", text, commands={"serve", "keys create"}),
+        *rules.unknown_targets("page.md", text, targets={"serve"}),
+        *rules.unknown_metrics("page.md", text, source='Counter("penstock_requests")'),
+        *rules.unknown_settings("page.md", text, exists=lambda setting: rules.setting_exists(schema, setting)),
+        *rules.unreadable_fences("page.md", text),
+    ]
+    assert len(found) == 1
+    assert wrong in found[0]
+
+
+def test_each_rule_lets_pass_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# A `heading`, here\n")
+    text = (
+        "[a](README.md#a-heading-here) [b](https://host.test) `penstock keys create x` `make serve`\n```json\n{}\n```\n"
+    )
+    schema: dict[str, object] = {"properties": {"models": {"additionalProperties": {"properties": {"price": {}}}}}}
+    assert list(rules.broken_links("page.md", text, root=tmp_path)) == []
+    assert list(rules.unknown_commands("page.md", text, commands={"keys create"})) == []
+    assert list(rules.unknown_targets("page.md", text, targets={"serve"})) == []
+    assert list(rules.unknown_metrics("page.md", "`penstock_requests_total`", source='"penstock_requests"')) == []
+    assert rules.setting_exists(schema, "models.<name>.price")
+    assert list(rules.unreadable_fences("page.md", text)) == []
