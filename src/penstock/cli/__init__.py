@@ -17,6 +17,11 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def penstock() -> None:
+    """ML inference for many tenants, with exact token quotas, billed from a ledger."""
+
+
 def main() -> None:
     """Run the command line; each module of this package registers its commands when imported."""
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda found: found.name):

@@ -158,7 +158,7 @@ class _Check:
         server = self._configuration.server
         same_port = server.port == server.operations_port != 0
         if same_port and self._sound(("server", "port"), ("server", "operations_port")):
-            yield ("server", "operations_port"), f"{server.port} is the public port too; choose another, such as 9090"
+            yield ("server", "operations_port"), f"{server.port} is the public port too; choose another, such as 8081"
         auth = self._configuration.auth
         if auth.pepper_previous and not auth.pepper and self._sound(("auth", "pepper")):
             yield ("auth", "pepper_previous"), "found it without pepper; write the new one as `pepper: {env: NAME}`"

@@ -253,7 +253,7 @@ class Server(Setting, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     operations_host: str = "127.0.0.1"
-    operations_port: Port = 9090
+    operations_port: Port = 8081
     data_directory: str = "penstock-data"
     body_bytes_max: PositiveAmount = 8_000_000
     header_bytes_max: PositiveAmount = 16_000

@@ -38,11 +38,13 @@ class Notation:
         parse: From text, integer or decimal; raises ``NotationError``.
         wanted: What it is, with an example.
         schema: Its JSON schema.
+        write: The way back, for printing a default.
     """
 
     parse: Callable[[Any], Any]
     wanted: str
     schema: dict[str, Any]
+    write: Callable[[Any], str] = str
 
 
 def _amount(least: int, most: int) -> Callable[[Any], int]:
@@ -116,6 +118,7 @@ NOTATIONS: Final[dict[str, Notation]] = {
         _duration,
         "a duration such as `60s`, `500ms` or `24h`",
         {"type": "string", "pattern": notation.DURATION_PATTERN},
+        notation.format_duration,
     ),
     "amount": Notation(_amount(0, AMOUNT_MAX), "a whole number such as `64` or `8k`", _AMOUNT_SCHEMA),
     "positive amount": Notation(

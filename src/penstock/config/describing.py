@@ -1,0 +1,196 @@
+"""The JSON schema and the reference page, both generated from the settings and their docstrings.
+
+Editors, the chart's values.schema.json and docs/reference/configuration.md use them; tests keep them equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import NODEFAULT, inspect
+
+from penstock.config.settings import Configuration, FileReference, Secret
+from penstock.config.walking import NAMES, NOTATIONS, VARIABLE_PATTERN, wanted_text
+
+_REFERENCES = (Secret, FileReference)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of penstock.yaml."""
+    definitions: dict[str, Any] = {}
+    root = inspect.type_info(Configuration)
+    assert isinstance(root, inspect.StructType)
+    top = _struct_schema(root, definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "penstock.yaml",
+        **top,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _schema(type_: inspect.Type, name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    type_ = _given(type_)
+    if isinstance(type_, inspect.Metadata):
+        notation = _notation(type_)
+        return _upstreams_schema(type_, definitions) if notation == "upstreams" else dict(NOTATIONS[notation].schema)
+    if isinstance(type_, inspect.StructType):
+        key = type_.cls.__name__
+        if key not in definitions:
+            definitions[key] = {}
+            definitions[key] = _struct_schema(type_, definitions)
+        return {"$ref": f"#/$defs/{key}"}
+    if isinstance(type_, inspect.DictType):
+        if isinstance(type_.value_type, inspect.AnyType):
+            return {"type": "object"}
+        below = _schema(type_.value_type, name, definitions)
+        return {"type": "object", "propertyNames": {"pattern": NAMES[name][0]}, "additionalProperties": below}
+    if isinstance(type_, inspect.VarTupleType):
+        return {"type": "array", "items": _schema(type_.item_type, name, definitions)}
+    if isinstance(type_, inspect.EnumType):
+        return {"enum": [member.value for member in type_.cls]}
+    return {"type": "string", "minLength": 1}
+
+
+def _struct_schema(type_: inspect.StructType, definitions: dict[str, Any]) -> dict[str, Any]:
+    summary, meanings = described(type_.cls)
+    properties: dict[str, Any] = {}
+    for field in type_.fields:
+        written = _schema(field.type, field.encode_name, definitions)
+        default = _default(field)
+        properties[field.encode_name] = {
+            **written,
+            "description": meanings[field.encode_name],
+            **({"default": default} if default is not None else {}),
+        }
+    found: dict[str, Any] = {
+        "type": "object",
+        "description": summary,
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    required = [field.encode_name for field in type_.fields if field.required]
+    if type_.cls is Configuration:
+        required = ["models"]
+        properties["models"]["minProperties"] = 1
+    if type_.cls is Secret:
+        properties["env"]["pattern"] = VARIABLE_PATTERN
+        found |= {"minProperties": 1, "maxProperties": 1}
+    return found | ({"required": required} if required else {})
+
+
+def _upstreams_schema(type_: inspect.Metadata, definitions: dict[str, Any]) -> dict[str, Any]:
+    assert isinstance(type_.type, inspect.VarTupleType)
+    one = [NOTATIONS["url"].schema, _schema(type_.type.item_type, "upstream", definitions)]
+    return {"anyOf": [*one, {"type": "array", "minItems": 1, "items": {"anyOf": one}}]}
+
+
+def described(cls: type) -> tuple[str, dict[str, str]]:
+    """A struct's first paragraph, and what its docstring says of each setting."""
+    text = re.sub(r"\n[ ]{4}", "\n", cls.__doc__ or "")
+    summary, _, arguments = text.partition("\n\nArgs:\n")
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in arguments.splitlines():
+        if match := re.match(r" {4}(\w+): (.*)", line):
+            name = match[1]
+            meanings[name] = match[2]
+        elif line.strip():
+            meanings[name] += f" {line.strip()}"
+    return " ".join(summary.split()), meanings
+
+
+def _given(type_: inspect.Type) -> inspect.Type:
+    """Without "or nothing"."""
+    if isinstance(type_, inspect.UnionType):
+        return next(member for member in type_.types if not isinstance(member, inspect.NoneType))
+    return type_
+
+
+def _notation(type_: inspect.Metadata) -> str:
+    return str((type_.extra or {})["notation"])
+
+
+def _default(field: inspect.Field) -> str | int | float | None:
+    """A default as it would be written; None where there is none, or it is a section."""
+    value = field.default
+    if value is NODEFAULT or value is None or not isinstance(value, str | int | float):
+        return None
+    type_ = _given(field.type)
+    if isinstance(type_, inspect.Metadata) and NOTATIONS[_notation(type_)].write is not str:
+        return NOTATIONS[_notation(type_)].write(value)
+    return value.value if isinstance(type_, inspect.EnumType) and hasattr(value, "value") else value
+
+
+# --- the reference page ---------------------------------------------------------------------------------------
+
+_HEAD = """# Configuration reference
+
+Every setting of `penstock.yaml`. This page is printed by `penstock check --reference`, from the code; a test fails
+if the two differ. How to write one, step by step: [setup](../02-core-components/api-service/setup.md).
+
+How values are written:
+
+| kind | examples |
+|---|---|
+| duration | `500ms`, `60s`, `10m`, `24h`, `7d`; above 0 |
+| amount | `8192`, `8k`, `1.5M`, `2_000_000`; k, M and B are thousands, millions and billions |
+| usd | `0.15`, `12.50`; parsed in decimal arithmetic, never rounded |
+| limit | `200k tokens/minute`, `600 requests per minute`, `10k tokens/hour`, `300 usd/month`, `32 concurrent` |
+"""
+
+
+def reference() -> str:
+    """The reference page, Markdown."""
+    root = inspect.type_info(Configuration)
+    assert isinstance(root, inspect.StructType)
+    paths: dict[type, list[str]] = {}
+    structs: dict[type, inspect.StructType] = {}
+    for path, struct in _sections(root, ""):
+        paths.setdefault(struct.cls, []).append(f"`{path}`" if path else "The file")
+        structs[struct.cls] = struct
+    parts = [_section(", ".join(paths[cls]), struct) for cls, struct in structs.items()]
+    for cls, title in ((Secret, "A secret, by reference"), (FileReference, "A file, by reference")):
+        found = inspect.type_info(cls)
+        assert isinstance(found, inspect.StructType)
+        parts.append(_section(title, found))
+    return "\n".join([_HEAD, *parts])
+
+
+def _sections(struct: inspect.StructType, path: str) -> Iterator[tuple[str, inspect.StructType]]:
+    yield path, struct
+    for field in struct.fields:
+        here = f"{path}.{field.encode_name}" if path else field.encode_name
+        type_ = _given(field.type)
+        if isinstance(type_, inspect.DictType):
+            here, type_ = f"{here}.NAME", type_.value_type
+        if isinstance(type_, inspect.Metadata) and isinstance(type_.type, inspect.VarTupleType):
+            type_ = type_.type.item_type
+        if isinstance(type_, inspect.StructType) and type_.cls not in _REFERENCES:
+            yield from _sections(type_, here)
+
+
+def _section(title: str, struct: inspect.StructType) -> str:
+    summary, meanings = described(struct.cls)
+    rows = ["| setting | written as | default | meaning |", "|---|---|---|---|"]
+    for field in struct.fields:
+        default = _default(field)
+        shown = "required" if field.required else f"`{default}`" if default is not None else ""
+        meaning = meanings[field.encode_name].replace("|", "\\|")
+        rows.append(f"| `{field.encode_name}` | {_written(field.type)} | {shown} | {meaning} |")
+    return "\n".join([f"## {title}", "", summary, "", *rows, ""])
+
+
+def _written(type_: inspect.Type) -> str:
+    type_ = _given(type_)
+    if isinstance(type_, inspect.StructType):
+        return {Secret: "`{env: NAME}` or `{file: PATH}`", FileReference: "`{file: PATH}`"}.get(type_.cls, "section")
+    if isinstance(type_, inspect.DictType):
+        return "free-form" if isinstance(type_.value_type, inspect.AnyType) else "sections by name"
+    if isinstance(type_, inspect.VarTupleType):
+        return "list of limits"
+    if isinstance(type_, inspect.Metadata) and _notation(type_) == "upstreams":
+        return wanted_text(type_)
+    return _notation(type_) if isinstance(type_, inspect.Metadata) else wanted_text(type_)
