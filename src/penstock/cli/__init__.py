@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+from collections.abc import Sequence
 
 import typer
+
+from penstock.errors import ConfigurationError, PenstockError
 
 app = typer.Typer(
     name="penstock",
@@ -22,8 +26,20 @@ def penstock() -> None:
     """ML inference for many tenants, with exact token quotas, billed from a ledger."""
 
 
-def main() -> None:
-    """Run the command line; each module of this package registers its commands when imported."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; each module of this package registers its commands when imported.
+
+    Args:
+        arguments: Without the program's name; those of the process if None.
+
+    Raises:
+        SystemExit: At the end: 0, 1 after an error of ours (told on standard error), 2 for wrong usage.
+    """
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda found: found.name):
         importlib.import_module(f"{__name__}.{module.name}")
-    app()
+    try:
+        app(args=arguments, prog_name="penstock")
+    except PenstockError as error:
+        problems = error.problems if isinstance(error, ConfigurationError) else (error.message,)
+        sys.stderr.write("".join(f"penstock: {problem}\n" for problem in problems))
+        raise SystemExit(1) from None

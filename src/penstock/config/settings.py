@@ -243,7 +243,8 @@ class Server(Setting, frozen=True, kw_only=True):
         port: Of the public API.
         operations_host: Address for metrics, health and readiness; keep it inside.
         operations_port: For metrics, health and readiness.
-        data_directory: Where the embedded default keeps its database, and every mode its spool.
+        data_directory: Where the embedded default keeps its database, and every mode its spool. `--data` and the
+            variable `PENSTOCK_DATA` come first; without any of the three it is `~/.local/state/penstock`.
         body_bytes_max: The largest request body that is read.
         header_bytes_max: The largest block of request headers.
         json_depth_max: The deepest nesting of a JSON body.
@@ -254,7 +255,7 @@ class Server(Setting, frozen=True, kw_only=True):
     port: Port = 8080
     operations_host: str = "127.0.0.1"
     operations_port: Port = 8081
-    data_directory: str = "penstock-data"
+    data_directory: str | None = None
     body_bytes_max: PositiveAmount = 8_000_000
     header_bytes_max: PositiveAmount = 16_000
     json_depth_max: PositiveAmount = 64

@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 ROUTES_MAX = 64
 KEY_CHARACTERS_MAX = 32
 _ROUTE_CHARACTERS = frozenset(ascii_letters + digits + "._-")
-_KEY_CHARACTERS = frozenset(ascii_letters + digits + "-")
+_KEY_CHARACTERS = frozenset(ascii_letters + digits + ".-")
 
 
 class Vocabulary:

@@ -1,0 +1,255 @@
+"""``penstock keys``: create, list, rotate and revoke API keys in the embedded default's database."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+import typer
+
+from penstock.adapters.sql.database import migrate, open_engine
+from penstock.adapters.sql.keys import Keys, StoredKey
+from penstock.cli import app
+from penstock.cli.options import DEFAULT_CONFIGURATION, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.config import Configuration, NotationError
+from penstock.config.notation import NANOS_PER_USD, parse_duration, parse_usd
+from penstock.config.walking import nearest
+from penstock.console.keys import KeyRow, key_state, keys_table, moment
+from penstock.console.screen import screen
+from penstock.errors import InvalidRequest
+from penstock.lanes.credentials import mac, mint
+from penstock.quota.definitions import Key
+from penstock.wiring.places import Places
+from penstock.wiring.secrets import read_peppers
+
+ROUTES = ("chat.completions", "completions", "embeddings")
+
+keys = typer.Typer(
+    name="keys",
+    no_args_is_help=True,
+    help="API keys: create, list, rotate, revoke. A running service notices each change within a second.",
+)
+app.add_typer(keys)
+
+_DEFAULT = [DEFAULT_CONFIGURATION]
+OrganisationName = Annotated[str, typer.Argument(metavar="ORGANISATION", help="As named in the configuration.")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, the third part of `psk_acme_<id>_...`.")]
+
+
+@keys.command()
+def create(
+    organisation: OrganisationName,
+    name: Annotated[str, typer.Option(help="For people: what the key is for.")] = "",
+    team: Annotated[str | None, typer.Option(help="The team whose limits it falls under too.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Only these models; separate with commas or repeat. Default: all.")
+    ] = None,
+    routes: Annotated[
+        list[str] | None, typer.Option(help=f"Only these routes, of {', '.join(ROUTES)}. Default: all.")
+    ] = None,
+    max_cost: Annotated[
+        str | None, typer.Option(metavar="USD", help="The most that one request may hold, such as 0.05.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long it is valid, such as 90d. Default: for ever.")
+    ] = None,
+    config: ConfigurationFiles = _DEFAULT,
+    data: DataDirectory = None,
+) -> None:
+    """Make a key and print it, once: only its hash is kept.
+
+    The key goes to standard output and everything else to standard error, so this works:
+
+        export OPENAI_API_KEY=$(penstock keys create acme --team search --name ci)
+    """
+    configuration, places = load_embedded(config, data)
+    _check_organisation(configuration, organisation, team)
+    now_ms = _now_ms()
+    key = Key(
+        id=secrets.token_hex(5),
+        team=team,
+        expires_at_ms=0 if expires is None else now_ms + _parsed(expires, "--expires"),
+        models=_scope(models, configuration.models, "--models", "model"),
+        routes=_scope(routes, ROUTES, "--routes", "route"),
+        cost_nanos_max=None if max_cost is None else _parsed_usd(max_cost, "--max-cost"),
+    )
+    token = mint(organisation, key.id, secret=secrets.token_bytes(32))
+    key = replace(key, macs=((_mac(token, configuration, places), 0),))
+    with _opened(places) as stored:
+        stored.create(organisation, key, name=name, now_ms=now_ms, actor=_actor())
+    _show_once(token, f"Key {key.id} of {organisation}{f', team {team}' if team else ''}", configuration)
+
+
+@keys.command("list")
+def list_keys(
+    organisation: Annotated[str | None, typer.Argument(metavar="[ORGANISATION]", help="Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for programs.")] = False,
+    config: ConfigurationFiles = _DEFAULT,
+    data: DataDirectory = None,
+) -> None:
+    """Show keys with their scope, expiry and state. Secrets are not kept, so none can be shown."""
+    configuration, places = load_embedded(config, data)
+    now_ms = _now_ms()
+    with _opened(places) as stored:
+        found = stored.list(organisation)
+    if organisation is not None and not found:
+        _check_organisation(configuration, organisation, None)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode([_as_json(each, now_ms) for each in found]).decode() + "\n")
+        return
+    if not found:
+        sys.stderr.write("no keys yet; make one with `penstock keys create ORGANISATION`\n")
+        return
+    screen().print(keys_table([_row(each) for each in found], now_ms=now_ms))
+
+
+@keys.command()
+def rotate(
+    organisation: OrganisationName,
+    key_id: KeyId,
+    grace: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long the secret before goes on working; 0s ends it now.")
+    ] = "24h",
+    config: ConfigurationFiles = _DEFAULT,
+    data: DataDirectory = None,
+) -> None:
+    """Give a key a second secret and print it, once. The first dies after the grace period.
+
+    Scopes, limits and the id stay; put the new secret in place before the old one ends.
+    """
+    configuration, places = load_embedded(config, data)
+    grace_ms, now_ms = _parsed(grace, "--grace"), _now_ms()
+    with _opened(places) as stored:
+        stored.get(organisation, key_id)
+        token = mint(organisation, key_id, secret=secrets.token_bytes(32))
+        hashed = _mac(token, configuration, places)
+        stored.rotate(organisation, key_id, mac=hashed, grace_ms=grace_ms, now_ms=now_ms, actor=_actor())
+    ends = f"works until {moment(now_ms + grace_ms)} UTC" if grace_ms else "is refused from now on"
+    _show_once(token, f"New secret of key {key_id} of {organisation}; the one before {ends}", configuration)
+
+
+@keys.command()
+def revoke(
+    organisation: OrganisationName,
+    key_id: KeyId,
+    config: ConfigurationFiles = _DEFAULT,
+    data: DataDirectory = None,
+) -> None:
+    """Refuse a key for good, within a second also where the service runs. It stays in the list and the ledger."""
+    _, places = load_embedded(config, data)
+    with _opened(places) as stored:
+        stored.revoke(organisation, key_id, now_ms=_now_ms(), actor=_actor())
+    sys.stderr.write(f"key {key_id} of {organisation} is revoked\n")
+
+
+@contextmanager
+def _opened(places: Places) -> Iterator[Keys]:
+    """The table of keys, made if this is the first command on the directory."""
+    places.create()
+    engine = open_engine(places.database)
+    try:
+        migrate(engine)
+        yield Keys(engine)
+    finally:
+        engine.dispose()
+
+
+def _show_once(token: str, what: str, configuration: Configuration) -> None:
+    server = configuration.server
+    sys.stderr.write(f"{what}. It is shown this once; keep it where secrets are kept.\n\n")
+    sys.stdout.write(f"{token}\n")
+    sys.stdout.flush()
+    sys.stderr.write(
+        f"\nAny OpenAI client takes it from two variables:\n"
+        f"    export OPENAI_API_KEY=<the key>\n"
+        f"    export OPENAI_BASE_URL=http://{_reachable(server.host)}:{server.port}/v1\n"
+    )
+
+
+def _reachable(host: str) -> str:
+    """An address that a client can use for one that a server listens on."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _mac(token: str, configuration: Configuration, places: Places) -> str:
+    return mac(token, read_peppers(configuration, places, os.environ)[0])
+
+
+def _check_organisation(configuration: Configuration, organisation: str, team: str | None) -> None:
+    known = configuration.organisations
+    if organisation not in known:
+        raise InvalidRequest(
+            f"{organisation!r} is no organisation of the configuration; {nearest(organisation, known)}"
+        )
+    teams = known[organisation].teams
+    if team is not None and team not in teams:
+        raise InvalidRequest(f"--team: {team!r} is no team of {organisation}; {nearest(team, teams)}")
+
+
+def _scope(written: list[str] | None, known: Iterable[str], option: str, what: str) -> frozenset[str] | None:
+    """The names in an option that may be repeated or hold several; None if it was not given."""
+    if written is None:
+        return None
+    names = [name.strip() for each in written for name in each.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(f"{option}: {name!r} is no {what}; {nearest(name, known)}")
+    if not names:
+        raise InvalidRequest(f"{option}: names no {what}; leave the option out to allow all")
+    return frozenset(names)
+
+
+def _parsed(duration: str, option: str) -> int:
+    try:
+        return parse_duration(duration)
+    except NotationError as error:
+        raise InvalidRequest(f"{option}: {error}") from error
+
+
+def _parsed_usd(amount: str, option: str) -> int:
+    try:
+        return parse_usd(amount, per_usd=NANOS_PER_USD)
+    except NotationError as error:
+        raise InvalidRequest(f"{option}: {error}") from error
+
+
+def _row(stored: StoredKey) -> KeyRow:
+    return KeyRow(
+        organisation=stored.organisation, name=stored.name, created_at_ms=stored.created_at_ms, key=stored.key
+    )
+
+
+def _as_json(stored: StoredKey, now_ms: int) -> dict[str, object]:
+    key = stored.key
+    return {
+        "organisation": stored.organisation,
+        "id": key.id,
+        "name": stored.name,
+        "team": key.team,
+        "models": None if key.models is None else sorted(key.models),
+        "routes": None if key.routes is None else sorted(key.routes),
+        "cost_nanos_max": key.cost_nanos_max,
+        "created_at_ms": stored.created_at_ms,
+        "expires_at_ms": key.expires_at_ms,
+        "rotated_at_ms": stored.rotated_at_ms,
+        "revoked_at_ms": stored.revoked_at_ms,
+        "secrets_expire_at_ms": [expires_ms for _, expires_ms in key.macs],
+        "state": key_state(key, now_ms=now_ms),
+    }
+
+
+def _actor() -> str:
+    return f"cli:{getpass.getuser()}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
