@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[1]
 REVIEWED_BROAD_EXCEPTS: dict[str, str] = {}
 
 # "path::function": why this test must wait for the clock of the machine.
-REVIEWED_SLEEPS: dict[str, str] = {}
+REVIEWED_SLEEPS: dict[str, str] = {
+    "tests/system/services.py::wait_until": "polls a server that says nowhere when it is ready",
+    "tests/system/services.py::kill": "polls until a killed server's grandchild has let go of its port",
+}
 
 # Tests about no layer of the package.
 TESTS_OF_NO_LAYER = frozenset(

@@ -1,0 +1,24 @@
+// Penstock's Bento: the components that config/bento uses, and two processors of our own.
+//
+// Stock Bento brings every component there is; this one is a third of its size, and can say of each publish
+// what became of it (amqp_publish) and continue a trace that came through the broker (trace_extract).
+package main
+
+import (
+	"context"
+
+	_ "github.com/lib/pq"
+	"github.com/warpstreamlabs/bento/public/service"
+
+	_ "github.com/warpstreamlabs/bento/public/components/amqp09"
+	_ "github.com/warpstreamlabs/bento/public/components/io"
+	_ "github.com/warpstreamlabs/bento/public/components/otlp"
+	_ "github.com/warpstreamlabs/bento/public/components/prometheus"
+	_ "github.com/warpstreamlabs/bento/public/components/pure"
+	_ "github.com/warpstreamlabs/bento/public/components/redis"
+	_ "github.com/warpstreamlabs/bento/public/components/sql/base"
+)
+
+func main() {
+	service.RunCLI(context.Background())
+}
