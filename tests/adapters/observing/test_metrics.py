@@ -41,7 +41,7 @@ TENANT = {"organisation": "acme", "model": "chat-small", "lane": "realtime"}
 
 def make_metrics(dropped: int = 0) -> Metrics:
     names = Vocabulary(organisations={"acme", "globex"}, models={"chat-small"})
-    return Metrics(names, classify=lambda limit: ("tokens", "window"), version="0.1.0", dropped_lines=lambda: dropped)
+    return Metrics(names, version="0.1.0", dropped_lines=lambda: dropped)
 
 
 def count(metrics: Metrics, *records: RequestRecord) -> None:
@@ -198,13 +198,13 @@ def test_expired_and_late_events_are_counted_and_others_are_not() -> None:
         tokens_held=100,
         job_deadline_ms=2,
     )
-    metrics.event(event)
-    metrics.event(replace(event, kind=EventKind.LATE, charge=Charge(tokens=4)))
-    metrics.event(replace(event, kind=EventKind.POSTED))
+    late = replace(event, kind=EventKind.LATE, charge=Charge(tokens=4))
+    metrics.committed([event, late, replace(event, kind=EventKind.POSTED)], 0.004)
     assert value_of(metrics, "penstock_expired_reservations_total", **TENANT) == 1
     assert value_of(metrics, "penstock_expired_tokens_total", **TENANT) == 10
     assert value_of(metrics, "penstock_late_settles_total", **TENANT) == 1
     assert value_of(metrics, "penstock_late_tokens_total", **TENANT) == 4
+    assert value_of(metrics, "penstock_group_commit_events_sum") == 3
 
 
 def test_an_ejected_upstream_reads_0_until_it_is_back() -> None:
@@ -219,9 +219,9 @@ def test_an_ejected_upstream_reads_0_until_it_is_back() -> None:
 
 def test_group_commits_and_dropped_lines_are_shown() -> None:
     metrics = make_metrics(dropped=3)
-    metrics.committed(12, 0.004)
+    metrics.committed([], 0.004)
     metrics.commit_failed()
-    assert value_of(metrics, "penstock_group_commit_events_sum") == 12
+    assert value_of(metrics, "penstock_group_commit_events_count") == 1
     assert value_of(metrics, "penstock_group_commit_duration_seconds_bucket", le="0.005") == 1
     assert value_of(metrics, "penstock_group_commit_failures_total") == 1
     assert value_of(metrics, "penstock_log_lines_dropped_total") == 3

@@ -18,8 +18,7 @@ from penstock.adapters.observing.series import Aftermath, Pace, Series
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.ports import RequestRecord
 from penstock.quota.events import Event, EventKind
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from penstock.quota.limits import parse_limit_id
 
 PROVIDER = "penstock"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
@@ -31,13 +30,12 @@ class Metrics(Collector):
 
     Args:
         vocabulary: Bounds the labels.
-        classify: Turns a limit's id into its metric and kind; a limit's id itself is no label.
         version: Of Penstock, for ``penstock_build_info``.
         dropped_lines: Reads how many log lines were dropped so far.
 
     Example:
         >>> names = Vocabulary(organisations={"acme"}, models={"chat-small"})
-        >>> metrics = Metrics(names, classify=lambda limit: ("tokens", "window"), version="0.1.0")
+        >>> metrics = Metrics(names, version="0.1.0")
         >>> record = RequestRecord(request_id="r1", organisation="acme", model="chat-small", status=200)
         >>> metrics.started(record)
         >>> metrics.finished(record)
@@ -49,12 +47,10 @@ class Metrics(Collector):
         self,
         vocabulary: Vocabulary,
         *,
-        classify: Callable[[str], tuple[str, str]],
         version: str,
         dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
         self._vocabulary = vocabulary
-        self._classify = classify
         self._version = version
         self._dropped_lines = dropped_lines
         self._series: dict[tuple[str, str, str, str, str, int, bool], Series] = {}
@@ -103,10 +99,19 @@ class Metrics(Collector):
         self._upstreams[model, upstream] = healthy
         self._ejections[model, upstream] = self._ejections.get((model, upstream), 0) + (not healthy)
 
-    def event(self, event: Event) -> None:
-        """The store wrote an event: expiries and late settles are seen nowhere else."""
-        if event.kind not in (EventKind.EXPIRED, EventKind.LATE):
-            return
+    def committed(self, events: Sequence[Event], duration_s: float) -> None:
+        """The embedded store committed a group; expiries and late settles are seen nowhere else."""
+        self._commit_events.observe(len(events))
+        self._commit_duration.observe(duration_s)
+        for event in events:
+            if event.kind is EventKind.EXPIRED or event.kind is EventKind.LATE:
+                self._count_aftermath(event)
+
+    def commit_failed(self) -> None:
+        """The embedded store could not commit a group."""
+        self._commit_failures += 1
+
+    def _count_aftermath(self, event: Event) -> None:
         organisation, model = self._vocabulary.organisation(event.organisation), self._vocabulary.model(event.model)
         key = (organisation, model, event.lane)
         aftermath = self._aftermath.get(key)
@@ -119,15 +124,6 @@ class Metrics(Collector):
         else:
             aftermath.late_settles += 1
             aftermath.late_tokens += event.charge.tokens
-
-    def committed(self, events: int, duration_s: float) -> None:
-        """The embedded store committed a group."""
-        self._commit_events.observe(events)
-        self._commit_duration.observe(duration_s)
-
-    def commit_failed(self) -> None:
-        """The embedded store could not commit a group."""
-        self._commit_failures += 1
 
     # --- labels --------------------------------------------------------------------------------------------------
 
@@ -156,14 +152,15 @@ class Metrics(Collector):
         return series
 
     def _refused(self, record: RequestRecord, labels: _Labels) -> None:
-        metric, kind = self._classify(record.denied_by)
-        key = (labels["organisation"], labels["model"], labels["lane"], metric, kind)
+        """Count by metric and kind: a limit's id holds the organisation's own names, and is no label."""
+        limit = parse_limit_id(record.denied_by)
+        key = (labels["organisation"], labels["model"], labels["lane"], limit.metric.value, limit.kind.value)
         self._refusals[key] = self._refusals.get(key, 0) + 1
 
     # --- what Prometheus sees ------------------------------------------------------------------------------------
 
     def exposition(self) -> bytes:
-        """Everything, in Prometheus' text format; answer it with ``CONTENT_TYPE``."""
+        """Everything, in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Family]:
