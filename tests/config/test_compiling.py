@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from penstock.config import Configuration, definitions, examine_text
+from penstock.config import Configuration, Term, definitions, examine_text, format_limit
 from penstock.quota.definitions import Definitions, Kind, Limit, Metric, Model, Overrun, Price, ReservePolicy
+from penstock.quota.limits import limit_id
+from penstock.quota.plans import fault_in
+from tests.config.strategies import terms
 
 TEXT = """
 models:
@@ -95,3 +100,23 @@ def test_upstreams_keep_references_and_never_secrets(configuration: Configuratio
 
 def test_a_team_without_anything_below_it_exists(configuration: Configuration) -> None:
     assert configuration.organisations["acme"].teams["idle"].limits == ()
+
+
+@given(terms=st.lists(terms(), max_size=8), below=st.lists(terms(), max_size=8))
+def test_what_the_check_passes_the_quota_accepts(terms: list[Term], below: list[Term]) -> None:
+    def sentences(written: list[Term]) -> str:
+        return "[" + ", ".join(format_limit(term) for term in written) + "]"
+
+    organisation = f"{{plan: p, limits: {sentences(below)}, teams: {{t: {{limits: {sentences(terms)}}}}}}}"
+    model = "{upstream: local, context: 8192, price: {input: 1073.741824, request: 1.099511627776}}"
+    examined = examine_text(
+        f"models: {{m: {model}}}\nplans: {{p: {{limits: {sentences(terms)}}}}}\norganisations: {{o: {organisation}}}"
+    )
+    doubled = len(set(map(identity, terms + below))) < len(terms + below)
+    assert bool(examined.problems) == doubled
+    if examined.configuration is not None:
+        assert fault_in("o", definitions(examined.configuration, "o")) is None
+
+
+def identity(term: Term) -> str:
+    return limit_id(term.limit(owner="o"))

@@ -12,37 +12,7 @@ from hypothesis import strategies as st
 from penstock.config import notation
 from penstock.config.notation import NotationError, Term, format_limit, parse_limit
 from penstock.quota.definitions import Kind, Metric
-
-PERIODS_MS = {
-    "second": (notation.SECOND_MS, 0),
-    "minute": (notation.MINUTE_MS, 0),
-    "hour": (notation.HOUR_MS, 0),
-    "day": (notation.DAY_MS, 0),
-    "week": (notation.WEEK_MS, notation.MONDAY_MS),
-}
-
-
-@st.composite
-def terms(draw: st.DrawFn) -> Term:
-    metric = draw(st.sampled_from(Metric))
-    if metric is Metric.CONCURRENCY:
-        cap = draw(st.integers(0, notation.CAP_MAX))
-        return Term(metric=metric, kind=Kind.CONCURRENCY, cap=cap)
-    if draw(st.booleans()):
-        period_ms, anchor_ms = notation.MONTH, 0
-    else:
-        units = ["hour", "day", "week"] if metric is Metric.COST else list(PERIODS_MS)
-        unit_ms, anchor_ms = PERIODS_MS[draw(st.sampled_from(units))]
-        period_ms = unit_ms * draw(st.integers(1, 400))
-    is_window = period_ms == notation.MONTH or period_ms >= notation.HOUR_MS
-    rate = Kind.STRICT_RATE if metric is Metric.REQUESTS else Kind.RATE
-    if metric is Metric.COST and not is_window:
-        period_ms = notation.HOUR_MS
-        is_window = True
-    cap_max = notation.CAP_MAX if is_window else notation.CAP_MAX // period_ms
-    cap = draw(st.integers(0, cap_max) | st.integers(0, 5000).map(lambda n: min(n * 1000, cap_max)))
-    kind = Kind.WINDOW if is_window else rate
-    return Term(metric=metric, kind=kind, cap=cap, period_ms=period_ms, anchor_ms=anchor_ms)
+from tests.config.strategies import terms
 
 
 @given(terms())
@@ -134,11 +104,12 @@ def test_other_spellings_mean_the_same(sentence: str) -> None:
         ("3 months", "found 'months' in '3 months', wanted tokens, requests, usd or concurrent"),
         ("1M tokens/3 months", "write `/month`, or `/90 days` for a fixed period"),
         ("1M tokens/0 days", "found the period '0 days'"),
+        ("5 tokens/50 minutes", "wanted at most 34 minutes, or an hour or longer; write `5 tokens/hour`"),
         ("32 concurrent/minute", "wanted no period"),
         ("1.5 requests/second", "wanted a whole number; round it"),
         ("-5 tokens/minute", "found '-5'"),
         ("5000000 usd/month", "which is more than counters hold exactly (4503599.627370496 usd); lower it"),
-        ("80B tokens/minute", "which is more than counters hold exactly (75059993789 tokens); lower it"),
+        ("80B tokens/minute", "which is more than counters hold exactly (75059993789); lower it"),
         ("0.0000000001 usd/day", "which has more than 9 decimals"),
         ("many tokens/minute", "wanted a limit; write it as `200k tokens/minute`"),
         ("", "wanted a limit"),

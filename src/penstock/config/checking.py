@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from penstock.config.compiling import team_owner
+from penstock.config.compiling import price, team_owner
 from penstock.config.notation import (
-    CAP_MAX,
     NANOS_PER_USD,
-    PICOS_PER_USD,
     Term,
     format_amount,
     format_limit,
@@ -22,8 +20,9 @@ from penstock.config.reading import Location, Problem, Tree, path_text
 from penstock.config.settings import LOCAL, Configuration, Model, ModelKind
 from penstock.config.walking import Walked, nearest
 from penstock.quota.definitions import Metric
+from penstock.quota.plans import LIMITS_MAX
+from penstock.quota.pricing import cost_nanos_max
 
-LIMITS_PER_REQUEST_MAX = 32
 LOCAL_CONTEXT_MAX = 8_192  # max_position_embeddings in SmolLM2's own config.json
 SCHEMES = {"redis": ("redis", "rediss"), "postgresql": ("postgresql",), "rabbitmq": ("amqp", "amqps")}
 Found = Iterator[tuple[Location, str]]
@@ -34,17 +33,9 @@ def full_request_tokens(model: Model) -> int:
     return model.context + model.template_tokens + model.max_tokens
 
 
-def full_request_picos(model: Model) -> int:
-    """What such a request costs at most, in pico-dollars."""
-    price = model.price
-    input_picos = max(price.input_picos, price.cached_input_picos or 0)
-    prompt_picos = (model.context + model.template_tokens) * input_picos
-    return prompt_picos + model.max_tokens * price.output_picos + price.request_picos
-
-
 def full_request_nanos(model: Model) -> int:
-    """The same in nano-dollars, rounded up once as at settle."""
-    return -(-full_request_picos(model) // 1_000)
+    """What such a request costs at most, in nano-dollars."""
+    return cost_nanos_max(price(model.price), model.context + model.template_tokens, model.max_tokens)
 
 
 def problems(walked: Walked, tree: Tree) -> list[Problem]:
@@ -100,13 +91,6 @@ class _Check:
         if self._sound((*at, "template_tokens"), context) and model.template_tokens >= model.context:
             message = f"{model.template_tokens} leaves nothing of context ({model.context}); lower it"
             yield (*at, "template_tokens"), message
-        if self._sound((*at, "price"), context) and full_request_picos(model) > CAP_MAX:
-            most = format_usd(CAP_MAX, per_usd=PICOS_PER_USD).split(".")[0]
-            cost = format_usd(full_request_picos(model), per_usd=PICOS_PER_USD)
-            message = (
-                f"a full request would cost {cost} usd, more than the {most} usd that is counted exactly; lower it"
-            )
-            yield (*at, "price"), message
         if model.is_local:
             yield from self._local(at, model)
 
@@ -148,10 +132,8 @@ class _Check:
                 yield from _twice(self._terms(part.limits, (*at, "teams", team, "limits")), {}, "")
                 teams.append(len(part.limits))
             count = len(plan.limits if plan else ()) + len(own) + max(below) + max(teams)
-            if count > LIMITS_PER_REQUEST_MAX:
-                message = (
-                    f"{count} limits can meet on one request, wanted at most {LIMITS_PER_REQUEST_MAX}; remove some"
-                )
+            if count > LIMITS_MAX:
+                message = f"{count} limits can meet on one request, wanted at most {LIMITS_MAX}; remove some"
                 yield at, message
 
     def services(self) -> Found:
@@ -233,7 +215,7 @@ def _without_effect(configuration: Configuration) -> Found:
         yield ("organisations",), "there is none, so no request can be served; add one"
     spends = any(term.metric is Metric.COST for _, term, _ in _every_limit(configuration))
     for name, model in configuration.models.items():
-        if spends and full_request_picos(model) == 0:
+        if spends and full_request_nanos(model) == 0:
             yield ("models", name, "price"), "is 0, so no limit in usd bounds this model; give it a price"
         longest_ms = max(model.timeouts.first_byte_ms, model.timeouts.between_chunks_ms, model.timeouts.connect_ms)
         if longest_ms > model.timeouts.total_ms:

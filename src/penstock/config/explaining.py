@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from penstock.config import checking
 from penstock.config.compiling import limits, price
 from penstock.config.notation import (
-    MONTH,
     NANOS_PER_USD,
     PICOS_PER_USD,
     TOKENS_PER_PRICE,
-    WEEK_MS,
     format_limit,
     format_period,
     format_usd,
 )
 from penstock.config.settings import Configuration, Model
 from penstock.quota.definitions import Kind, Limit
+from penstock.quota.limits import MONTH_MS, WEEK_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +149,7 @@ def comes_back(limit: Limit) -> str:
 
 
 def _window_text(limit: Limit) -> str:
-    if limit.period_ms == MONTH:
+    if limit.period_ms == MONTH_MS:
         return "on the 1st of the month, 00:00 UTC"
     period = format_period(limit)
     if period == "hour":

@@ -12,20 +12,14 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
 
+from penstock.quota.counters import AMOUNT_MAX as CAP_MAX
 from penstock.quota.definitions import Kind, Limit, Metric
+from penstock.quota.limits import DAY_MS, HOUR_MS, MINUTE_MS, MONDAY_MS, MONTH_MS, SECOND_MS, WEEK_MS
+from penstock.quota.plans import RATE_PERIOD_MAX_MS
 
-CAP_MAX = 2**52
 NANOS_PER_USD = 10**9
 PICOS_PER_USD = 10**12
 TOKENS_PER_PRICE = 10**6
-
-SECOND_MS = 1_000
-MINUTE_MS = 60 * SECOND_MS
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
-WEEK_MS = 7 * DAY_MS
-MONDAY_MS = 4 * DAY_MS  # the first Monday after Thursday, 1 January 1970, UTC
-MONTH = 0  # a calendar month has no fixed period
 
 DURATION_PATTERN = r"^\d[\d_]*(\.\d+)?(ms|s|m|h|d)$"
 AMOUNT_PATTERN = r"^\d[\d_]*(\.\d+)?([kKMB]|[eE]\+?\d{1,2})?$"
@@ -43,7 +37,7 @@ _PERIODS_MS = {
     "hour": HOUR_MS,
     "day": DAY_MS,
     "week": WEEK_MS,
-    "month": MONTH,
+    "month": MONTH_MS,
 }
 _METRICS = {"token": Metric.TOKENS, "request": Metric.REQUESTS, "usd": Metric.COST}
 _WORDS = {Metric.TOKENS: "tokens", Metric.REQUESTS: "requests", Metric.COST: "usd"}
@@ -230,28 +224,38 @@ def parse_limit(sentence: str) -> Term:
             f"write `{number} {word}/minute` or `{number} {word}/month`"
         )
     period_ms, anchor_ms = _period(period, sentence)
-    is_window = period_ms == MONTH or period_ms >= HOUR_MS
-    if metric is Metric.COST:
-        if not is_window:
-            raise NotationError(
-                f"found {sentence!r}, wanted an hour or longer: money is limited in windows only; "
-                f"write `{number} usd/hour` or longer"
-            )
-        cap = _usd_cap(number)
-    else:
-        cap = parse_amount(number)
-    strict = Kind.STRICT_RATE if metric is Metric.REQUESTS else Kind.RATE
-    cap_max = CAP_MAX if is_window else CAP_MAX // period_ms
-    if cap > cap_max:
-        most = format_usd(cap_max, per_usd=NANOS_PER_USD) if metric is Metric.COST else str(cap_max)
-        raise NotationError(f"found {sentence!r}, which is more than counters hold exactly ({most} {word}); lower it")
+    is_window = period_ms == MONTH_MS or period_ms >= HOUR_MS
+    if not is_window:
+        _check_rate(metric, period_ms, f"{number} {word}/hour", sentence)
+    rate = Kind.STRICT_RATE if metric is Metric.REQUESTS else Kind.RATE
     return Term(
         metric=metric,
-        kind=Kind.WINDOW if is_window else strict,
-        cap=cap,
+        kind=Kind.WINDOW if is_window else rate,
+        cap=_cap(number, metric, CAP_MAX if is_window else CAP_MAX // period_ms, sentence),
         period_ms=period_ms,
         anchor_ms=anchor_ms,
     )
+
+
+def _check_rate(metric: Metric, period_ms: int, fix: str, sentence: str) -> None:
+    if metric is Metric.COST:
+        raise NotationError(
+            f"found {sentence!r}, wanted an hour or longer: money is limited in windows only; write `{fix}` or longer"
+        )
+    if period_ms > RATE_PERIOD_MAX_MS:
+        most = RATE_PERIOD_MAX_MS // MINUTE_MS
+        raise NotationError(f"found {sentence!r}, wanted at most {most} minutes, or an hour or longer; write `{fix}`")
+
+
+def _cap(number: str, metric: Metric, cap_max: int, sentence: str) -> int:
+    if metric is Metric.COST:
+        dollars = _decimal_with_suffix(number) if number[-1:] in _SUFFIXES else number
+        cap, most = parse_usd(dollars, per_usd=NANOS_PER_USD), f"{format_usd(cap_max, per_usd=NANOS_PER_USD)} usd"
+    else:
+        cap, most = parse_amount(number), str(cap_max)
+    if cap > cap_max:
+        raise NotationError(f"found {sentence!r}, which is more than counters hold exactly ({most}); lower it")
+    return cap
 
 
 def _spaced(text: str) -> str:
@@ -264,16 +268,8 @@ def _concurrency(number: str, period: str | None, sentence: str) -> Term:
         raise NotationError(
             f"found {sentence!r}, wanted no period: it bounds requests in flight; write `{number} concurrent`"
         )
-    cap = parse_amount(number)
-    if cap > CAP_MAX:
-        raise NotationError(f"found {sentence!r}, which is more than counters hold exactly ({CAP_MAX}); lower it")
+    cap = _cap(number, Metric.CONCURRENCY, CAP_MAX, sentence)
     return Term(metric=Metric.CONCURRENCY, kind=Kind.CONCURRENCY, cap=cap)
-
-
-def _usd_cap(number: str) -> int:
-    if number[-1:] in _SUFFIXES:
-        return parse_usd(_decimal_with_suffix(number), per_usd=NANOS_PER_USD)
-    return parse_usd(number, per_usd=NANOS_PER_USD)
 
 
 def _period(text: str, sentence: str) -> tuple[int, int]:
@@ -290,7 +286,7 @@ def _period(text: str, sentence: str) -> tuple[int, int]:
                 f"found {count} months in {sentence!r}, wanted one calendar month; "
                 f"write `/month`, or `/{30 * count} days` for a fixed period"
             )
-        return MONTH, 0
+        return MONTH_MS, 0
     return _PERIODS_MS[unit] * count, MONDAY_MS if unit == "week" else 0
 
 
@@ -310,7 +306,7 @@ def format_limit(term: Term | Limit) -> str:
 
 def format_period(term: Term | Limit) -> str:
     """``minute``, ``5 hours``, ``week``, ``month``: the period of a limit that has one."""
-    if term.period_ms == MONTH:
+    if term.period_ms == MONTH_MS:
         return "month"
     is_week = term.anchor_ms == MONDAY_MS
     for unit, unit_ms in (("week", WEEK_MS), ("day", DAY_MS), ("hour", HOUR_MS), ("minute", MINUTE_MS)):

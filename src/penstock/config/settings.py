@@ -20,6 +20,7 @@ LOCAL = "local"  # the upstream that is the bundled small model
 Milliseconds = Annotated[int, Meta(extra={"notation": "duration"})]
 Amount = Annotated[int, Meta(extra={"notation": "amount"})]
 PositiveAmount = Annotated[int, Meta(extra={"notation": "positive amount"})]
+SmallAmount = Annotated[int, Meta(extra={"notation": "amount to 1024"})]
 PositiveNumber = Annotated[float, Meta(extra={"notation": "positive number"})]
 PicosPerToken = Annotated[int, Meta(extra={"notation": "usd per million tokens"})]
 PicosPerRequest = Annotated[int, Meta(extra={"notation": "usd per request"})]
@@ -168,7 +169,7 @@ class Model(Setting, frozen=True, kw_only=True):
     upstream_model: str | None = None
     max_tokens: PositiveAmount = 1_024
     template_tokens: Amount = 64
-    tokens_per_byte_max: PositiveAmount = 1
+    tokens_per_byte_max: SmallAmount = 1
     bytes_per_token: PositiveNumber = 4.0
     price: Price = Price()
     capacity: Capacity | None = None

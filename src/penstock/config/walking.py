@@ -20,9 +20,10 @@ from msgspec import inspect
 from penstock.config import notation
 from penstock.config.reading import Location, Problem, Tree, kind_text
 from penstock.config.settings import LOCAL, Configuration, Secret, Upstream
+from penstock.quota.plans import REQUEST_PICOS_MAX, TOKEN_PICOS_MAX, TOKENS_BOUND_MAX, TOKENS_PER_BYTE_MAX
 
 INVALID: Final = object()
-AMOUNT_MAX = 2**31
+AMOUNT_MAX = TOKENS_BOUND_MAX
 PORT_MAX = 65_535
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
@@ -55,6 +56,17 @@ def _amount(least: int, most: int) -> Callable[[Any], int]:
         if not least <= amount <= most:
             raise notation.NotationError(f"found {amount}, wanted {least} to {most}; choose a number between them")
         return amount
+
+    return parse
+
+
+def _usd(per_usd: int, most: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        units = notation.parse_usd(value, per_usd=per_usd)
+        if units > most:
+            shown = notation.format_usd(most, per_usd=per_usd)
+            raise notation.NotationError(f"found {value}, wanted at most {shown} usd; check the unit, or lower it")
+        return units
 
     return parse
 
@@ -125,15 +137,14 @@ NOTATIONS: Final[dict[str, Notation]] = {
         _amount(1, AMOUNT_MAX), "a whole number above 0 such as `8192` or `200k`", _POSITIVE_SCHEMA
     ),
     "positive number": Notation(_number, "a number above 0 such as `3.5`", {"type": "number", "exclusiveMinimum": 0}),
+    "amount to 1024": Notation(_amount(1, TOKENS_PER_BYTE_MAX), "a whole number such as `2`", _POSITIVE_SCHEMA),
     "usd per million tokens": Notation(
-        lambda value: notation.parse_usd(value, per_usd=notation.PICOS_PER_USD // notation.TOKENS_PER_PRICE),
+        _usd(notation.PICOS_PER_USD // notation.TOKENS_PER_PRICE, TOKEN_PICOS_MAX),
         "US dollars per million tokens such as `0.15`",
         _USD_SCHEMA,
     ),
     "usd per request": Notation(
-        lambda value: notation.parse_usd(value, per_usd=notation.PICOS_PER_USD),
-        "US dollars per request such as `0.001`",
-        _USD_SCHEMA,
+        _usd(notation.PICOS_PER_USD, REQUEST_PICOS_MAX), "US dollars per request such as `0.001`", _USD_SCHEMA
     ),
     "limit": Notation(
         lambda value: notation.parse_limit(str(value)),
