@@ -43,6 +43,14 @@ def test_the_example_is_sound_and_every_limit_is_shown_in_100_columns() -> None:
     assert max(len(line) for line in result.output.splitlines()[1:]) <= 100
 
 
+def test_the_setup_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parent)
+    page = (EXAMPLE.parent / "docs/02-core-components/api-service/setup.md").read_text(encoding="utf-8")
+    shown = page.split("$ penstock check penstock.yaml\n")[1].split("```")[0]
+    printed = run("penstock.yaml").output
+    assert [line.rstrip() for line in printed.rstrip().splitlines()] == shown.rstrip().splitlines()
+
+
 def test_problems_are_listed_with_their_count_and_exit_code_1(wrong: Path) -> None:
     result = run(wrong)
     assert result.exit_code == 1
