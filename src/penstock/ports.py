@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from penstock.quota.operations import Call
+from penstock.quota.operations import Call, Reserve, Settle, Void
 
 A = TypeVar("A")
 
@@ -33,6 +33,19 @@ class QuotaStore(Protocol):
 
         Raises:
             StoreUnavailable: The store did not answer in time, or cannot commit; nothing is known of the call.
+        """
+        ...
+
+
+class Spool(Protocol):
+    """Where the end of a reservation is kept that the store did not acknowledge, until it does."""
+
+    async def keep(self, ending: Settle | Void, reserve: Reserve) -> None:
+        """Take it over; it is as safe as this spool makes anything once this returns.
+
+        Args:
+            ending: What to apply until it is acknowledged; idempotent.
+            reserve: What it ends, for a store that lost the reservation meanwhile.
         """
         ...
 
