@@ -12,8 +12,8 @@ import trustme
 
 from penstock.adapters.http import HttpClient
 from penstock.errors import UpstreamUnreachable
-
-from .conftest import Run, answering, ask, read_request, serving
+from tests.adapters.http.conftest import Run
+from tests.adapters.http.servers import answering, ask, read_request, serving
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nX-Many: a\r\nx-many: b\r\n\r\nhi"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\n\r\n"

@@ -10,8 +10,8 @@ import pytest
 
 from penstock.adapters.http import HttpClient
 from penstock.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-
-from .conftest import Handler, Run, answering, ask, read_request, serving
+from tests.adapters.http.conftest import Run
+from tests.adapters.http.servers import Handler, answering, ask, read_request, serving
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 

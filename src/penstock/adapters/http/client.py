@@ -103,9 +103,9 @@ class HttpClient:
                 raise UpstreamUnreachable("the model server closed the connection at once; nothing was sent")
         try:
             await response.wait_head()
-        except BaseException:
-            response.close()
-            raise
+        finally:
+            if response.status == 0:  # failed or cancelled
+                response.close()
         return response
 
     @property

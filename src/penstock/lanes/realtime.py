@@ -1,0 +1,185 @@
+"""The realtime lane: a request is answered in the connection that it came by.
+
+::
+
+    reserve -> call -> (whole answer | events) -> settle -> last byte
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from penstock.errors import NotFound, StoreUnavailable, UpstreamError
+from penstock.lanes.admission import Admission
+from penstock.lanes.bodies import output_tokens_max, read_answer, upstream_body
+from penstock.lanes.calling import Called, Caller
+from penstock.lanes.counting import Bounds
+from penstock.lanes.leases import Leases
+from penstock.lanes.models import ServedModel
+from penstock.lanes.refusals import refusal_error
+from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
+from penstock.lanes.settling import RetryInProcess, Settling
+from penstock.lanes.streaming import AnswerStream
+from penstock.lanes.upstreams import Verdict
+from penstock.ports import Clock, Observer, QuotaStore, Spool, UpstreamClient
+from penstock.quota.definitions import Overrun
+from penstock.quota.identity import reservation_id
+from penstock.quota.operations import Lane, Reserve, Reserved, Void
+
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+SETTLE_MARGIN_S: Final = 30.0  # between the upstream's last moment and the reservation's deadline
+
+
+class RealtimeLane:
+    """Answers requests and accounts for them.
+
+    Args:
+        models: By the name that clients use.
+        spool: Takes what the store does not acknowledge; by default it is tried again in this process.
+        overrun: An organisation's policy for streams that outgrow a hold that was an estimate.
+        random_bits: For reservation ids; drawn from the system unless a test draws them.
+    """
+
+    def __init__(
+        self,
+        quota: QuotaStore,
+        client: UpstreamClient,
+        clock: Clock,
+        models: Mapping[str, ServedModel],
+        *,
+        observer: Observer,
+        spool: Spool | None = None,
+        overrun: Callable[[str], Overrun] = lambda organisation: Overrun.STOP,
+        random_bits: Callable[[int], int] = secrets.randbits,
+    ) -> None:
+        self._quota = quota
+        self._clock = clock
+        self._models = models
+        self._overrun = overrun
+        self._random_bits = random_bits
+        self._caller = Caller(client, clock, observer, models.values())
+        self._retries = RetryInProcess(quota)
+        self._settling = Settling(quota, self._retries if spool is None else spool)
+        self.leases = Leases(quota, clock)
+
+    async def start(self) -> None:
+        """Begin to renew leases."""
+        await self.leases.start()
+
+    async def close(self) -> None:
+        """Call it when no request is in flight: waits until each settle is with the store or the spool."""
+        await self.leases.close()
+        await self._settling.close()
+        await self._retries.close()
+
+    async def answer(self, request: InferenceRequest) -> Reply | StreamReply:
+        """Answer one request. Cancelling this disconnects the model server and charges what it produced.
+
+        Raises:
+            RequestError: The model does not exist, or the key does not allow the request.
+            QuotaDenied: A limit refused.
+            StoreUnavailable: The quota cannot be asked.
+            UpstreamError: The model server failed, or refused. ``status`` is set if the client is to see it.
+        """
+        model = self._models.get(request.model)
+        if model is None:
+            raise NotFound(
+                f"the model {request.model[:200]!r} does not exist; GET /v1/models lists those that do",
+                param="model",
+                code="model_not_found",
+            )
+        body = upstream_body(request, model)
+        admission = await self._admit(request, model)
+        try:
+            called = await self._caller.open(model, request.route, body, request.record)
+        except UpstreamError as error:
+            raise await admission.fail(error) from error
+        except asyncio.CancelledError:
+            admission.settle_later(admission.local(0))
+            raise
+        admission.called = called
+        if admission.is_cancelled:  # while nobody had answered yet
+            called.response.close()
+        if request.stream:
+            stream = AnswerStream(admission, called, self._quota, self._overrun(request.organisation))
+            await stream.begin()
+            return StreamReply(stream, request.readings)
+        return await self._whole(admission, called)
+
+    async def _whole(self, admission: Admission, called: Called) -> Reply:
+        model = admission.model
+        try:
+            data = await called.response.read(ANSWER_BYTES_MAX)
+            answer = read_answer(data, admission.bounds, model.bytes_per_token)
+        except UpstreamError as error:
+            raise await admission.fail(error) from error
+        except asyncio.CancelledError:
+            admission.release(Verdict.NOTHING)
+            admission.settle_later(admission.local(0))
+            raise
+        admission.release(Verdict.WORKED)
+        usage = admission.local(answer.tokens) if answer.usage is None else answer.usage
+        await admission.settle(usage)
+        return Reply(200, answer.body(model.name, usage), admission.request.readings)
+
+    async def _admit(self, request: InferenceRequest, model: ServedModel) -> Admission:
+        reserve = self._reserve_call(request, model)
+        try:
+            answer = await self._quota.apply(reserve)
+        except (StoreUnavailable, asyncio.CancelledError):  # it may have been granted: void it when possible
+            void = Void(
+                organisation=reserve.organisation,
+                caller_now_ms=self._clock.now_ms(),
+                reservation=reserve.reservation,
+                reason="the answer to its reserve was lost",
+            )
+            self._settling.void_later(void, reserve)
+            raise
+        if not isinstance(answer, Reserved):
+            raise refusal_error(answer)
+        record = request.record
+        record.reservation = reserve.reservation
+        record.tokens_held = answer.tokens_held
+        record.reserved_ms = (self._clock.monotonic_s() - record.received_at_s) * 1000
+        request.readings = answer.readings
+        admission = Admission(
+            request=request,
+            model=model,
+            reserve=reserve,
+            tokens_held=answer.tokens_held,
+            bounds=Bounds(
+                prompt=model.context * max(1, request.prompts),
+                completion=reserve.outputs_bound,
+                prompt_bytes=request.body_bytes,
+            ),
+            clock=self._clock,
+            caller=self._caller,
+            settling=self._settling,
+            leases=self.leases,
+        )
+        admission.begin()
+        return admission
+
+    def _reserve_call(self, request: InferenceRequest, model: ServedModel) -> Reserve:
+        now_ms = self._clock.now_ms()
+        random_bits = self._random_bits(80)
+        reservation = reservation_id(now_ms, random_bits)
+        return Reserve(
+            organisation=request.organisation,
+            caller_now_ms=now_ms,
+            reservation=reservation,
+            nonce=reservation[12:],
+            fingerprint=request.fingerprint,
+            key=request.key,
+            key_mac=request.key_mac,
+            route=request.route,
+            model=model.name,
+            body_bytes=request.body_bytes,
+            prompts=request.prompts,
+            outputs_bound=request.outputs * output_tokens_max(request, model),
+            lane=Lane.REALTIME,
+            job_deadline_ms=now_ms + int((model.connect_s + model.total_s + SETTLE_MARGIN_S) * 1000),
+        )

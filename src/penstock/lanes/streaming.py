@@ -1,0 +1,239 @@
+"""One streamed answer on its way to the client.
+
+::
+
+    begin -> events ... -> settle -> [DONE]
+                 |-> the server fails: settle what came, an error event, no [DONE]
+                 |-> the client leaves (closed or cancelled): disconnect the server, settle what came
+                 '-> the hold is outgrown: extend; refused: finish_reason "length", settle, [DONE]
+
+A class and not a generator function, since closing a generator that never began runs none of its code, and a hold
+would be left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Final
+
+from penstock.errors import PenstockError, StoreUnavailable, UpstreamBroken, UpstreamError
+from penstock.lanes.admission import Admission
+from penstock.lanes.bodies import error_event
+from penstock.lanes.calling import Called
+from penstock.lanes.chunks import Chunks
+from penstock.lanes.counting import estimate_prompt, reported_usage
+from penstock.lanes.event_stream import EventSplitter
+from penstock.lanes.upstreams import Verdict
+from penstock.ports import QuotaStore
+from penstock.quota.definitions import Overrun
+from penstock.quota.events import Usage
+from penstock.quota.operations import Denied, Extend, Extended
+
+DRAIN_S: Final = 0.05
+EXTEND_TOKENS_MIN: Final = 64
+_NEVER: Final = 1 << 62
+_DONE: Final = b"data: [DONE]\n\n"
+
+
+class AnswerStream(AsyncGenerator[bytes, None]):
+    """The events of one answer (``penstock.lanes.requests.StreamReply.events``).
+
+    Args:
+        overrun: What happens when the hold is outgrown and cannot be extended.
+    """
+
+    __slots__ = (
+        "_admission", "_called", "_chunks", "_extend_above", "_first", "_is_over", "_overrun", "_pieces",
+        "_prompt_tokens", "_splitter", "_store",
+    )  # fmt: skip
+
+    def __init__(self, admission: Admission, called: Called, store: QuotaStore, overrun: Overrun) -> None:
+        request, model = admission.request, admission.model
+        self._admission = admission
+        self._called = called
+        self._store = store
+        self._overrun = overrun
+        self._pieces: AsyncIterator[bytes] = called.response.chunks()
+        self._splitter = EventSplitter()
+        self._chunks = Chunks(
+            name=model.name, include_usage=request.include_usage, bytes_per_token=model.bytes_per_token
+        )
+        self._first = b""
+        self._is_over = False
+        self._prompt_tokens = 0
+        self._extend_above = self._hold_allows()
+        admission.progress = self._progress
+
+    async def begin(self) -> None:
+        """Wait for the first events, so that a failure before them is an answer of its own and no event.
+
+        Raises:
+            UpstreamError: And the reservation has ended.
+        """
+        try:
+            self._first = await self._advance()
+        except UpstreamError as error:
+            raise await self._fail(error) from error
+        except asyncio.CancelledError:
+            self._abandon()
+            raise
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        if self._is_over:
+            await self._drain()
+            raise StopAsyncIteration
+        try:
+            return await self._advance()
+        except UpstreamError as error:
+            shown = await self._fail(error)
+            record = self._admission.request.record
+            record.outcome = "cancelled" if self._admission.is_cancelled else "upstream_error"
+            record.error = type(error).__name__
+            return error_event(shown.message, record.outcome)
+        except asyncio.CancelledError:
+            self._abandon()
+            raise
+
+    async def asend(self, value: None) -> bytes:
+        """See ``AsyncGenerator``; the value is not used."""
+        return await self.__anext__()
+
+    async def athrow(self, *error: Any) -> bytes:
+        """See ``AsyncGenerator``: closes, then raises."""
+        await self.aclose()
+        raise error[0]
+
+    async def aclose(self) -> None:
+        """The client wants no more: disconnect the server, and settle what it produced."""
+        self._first = b""
+        if self._is_over:
+            self._admission.release(Verdict.WORKED)
+            return
+        self._is_over = True
+        self._admission.request.record.outcome = "client_gone"
+        self._admission.release(Verdict.NOTHING)
+        await self._admission.settle(self._usage())
+
+    # --- one step --------------------------------------------------------------------------------------------
+
+    async def _advance(self) -> bytes:
+        chunks = self._chunks
+        while True:
+            try:
+                piece = await self._pieces.__anext__()
+            except StopAsyncIteration:
+                return await self._finish_without_done()
+            shown = chunks.feed(self._splitter.feed(piece))
+            if chunks.is_done:
+                return shown + await self._finish()
+            record = self._admission.request.record
+            if record.chunks == 0 and chunks.events:
+                record.first_token_ms = (self._admission.clock.monotonic_s() - record.received_at_s) * 1000
+            record.chunks = chunks.events
+            if chunks.tokens > self._extend_above and not await self._extend():
+                return shown + await self._stop()
+            if shown:
+                return shown
+
+    async def _finish_without_done(self) -> bytes:
+        """The body ended. That is an end only if the server said so in some way."""
+        rest = self._splitter.rest()
+        shown = self._chunks.feed([rest + b"\n\n"]) if rest else b""
+        if not (self._chunks.is_done or self._chunks.is_finished):
+            raise UpstreamBroken("the model server ended its answer in the middle")
+        return shown + await self._finish()
+
+    async def _finish(self) -> bytes:
+        """Settle; only then the last bytes."""
+        usage = self._usage()
+        self._is_over = True
+        self._admission.request.record.chunks = self._chunks.events
+        await self._admission.settle(usage)
+        if self._admission.request.include_usage:
+            return self._chunks.usage_event(usage.prompt, usage.cached, usage.completion) + _DONE
+        return _DONE
+
+    async def _stop(self) -> bytes:
+        """End the answer here, as if it had reached its longest."""
+        self._admission.release(Verdict.WORKED)
+        self._admission.request.record.extra["stopped_by"] = "quota"
+        request = self._admission.request
+        ending = self._chunks.ending("length", request.outputs, is_chat=request.route == "chat.completions")
+        return ending + await self._finish()
+
+    async def _fail(self, error: UpstreamError) -> PenstockError:
+        self._is_over = True
+        usage = self._usage()
+        if usage.completion or self._admission.is_cancelled:
+            self._admission.release(Verdict.FAILED)
+            await self._admission.settle(usage)
+        return await self._admission.fail(error)
+
+    def _abandon(self) -> None:
+        """The client is gone, and so is the task that would wait."""
+        self._is_over = True
+        self._admission.request.record.outcome = "client_gone"
+        self._admission.release(Verdict.NOTHING)
+        self._admission.settle_later(self._usage())
+
+    async def _drain(self) -> None:
+        """Read the end of the body, which follows ``[DONE]`` at once, so that the connection can be kept."""
+        if self._admission.called is not None:
+            try:
+                async with asyncio.timeout(DRAIN_S):
+                    async for _ in self._pieces:
+                        pass
+            except (UpstreamError, TimeoutError):
+                pass  # the connection is closed instead
+            self._admission.release(Verdict.WORKED)
+
+    # --- counting --------------------------------------------------------------------------------------------
+
+    def _usage(self) -> Usage:
+        """The server's report, if it makes sense, else what was counted here."""
+        reported = reported_usage(self._chunks.usage, self._admission.bounds)
+        return self._admission.local(self._chunks.tokens) if reported is None else reported
+
+    def _progress(self) -> tuple[int, int]:
+        reported = reported_usage(self._chunks.usage, self._admission.bounds)
+        if reported is not None:
+            return reported.prompt, reported.completion
+        return 0, min(self._chunks.tokens, self._admission.bounds.completion)
+
+    # --- holds that are estimates ----------------------------------------------------------------------------
+
+    def _hold_allows(self) -> int:
+        """How many completion tokens the hold covers; without end if it covers the most there can be."""
+        admission = self._admission
+        bounds = admission.bounds
+        if admission.tokens_held >= bounds.completion + min(bounds.prompt, bounds.prompt_bytes):
+            return _NEVER
+        self._prompt_tokens = estimate_prompt(admission.request.body, admission.model.bytes_per_token)
+        return max(0, admission.tokens_held - self._prompt_tokens)
+
+    async def _extend(self) -> bool:
+        """Ask for twice what was produced. False: the answer must stop."""
+        admission = self._admission
+        most = admission.bounds.completion
+        wanted = min(most, 2 * max(self._chunks.tokens, EXTEND_TOKENS_MIN))
+        call = Extend(
+            organisation=admission.reserve.organisation,
+            caller_now_ms=admission.clock.now_ms(),
+            reservation=admission.reserve.reservation,
+            total_tokens=self._prompt_tokens + wanted,
+        )
+        try:
+            answer = await self._store.apply(call)
+        except StoreUnavailable:
+            answer = None
+        if isinstance(answer, Denied):
+            self._extend_above = _NEVER
+            return self._overrun is Overrun.DEBT
+        if isinstance(answer, Extended):
+            admission.request.record.tokens_held = admission.tokens_held = answer.tokens_held
+        self._extend_above = _NEVER if wanted == most else wanted  # no answer is no refusal: ask again later
+        return True

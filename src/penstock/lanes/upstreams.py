@@ -1,0 +1,94 @@
+"""Which of a model's servers takes the next request: the least busy one that works.
+
+Pure: time is an argument, in seconds that never go back. Each server::
+
+    healthy --3 failures in a row--> ejected --its time passed: one request tries it--> healthy | ejected, twice as long
+
+Failures are connections that fail, 5xx, timeouts and broken answers. Where all are ejected the one whose time
+passes first is tried anyway: refusing without trying would turn a short fault into a longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+FAILURES_MAX: Final = 3
+EJECTED_FIRST_S: Final = 1.0
+EJECTED_MOST_S: Final = 60.0
+
+
+class Verdict(Enum):
+    """What a call showed of its server."""
+
+    WORKED = "worked"
+    FAILED = "failed"
+    NOTHING = "nothing"  # the client left, or the server was merely busy
+
+
+@dataclass(slots=True)
+class _Standing:
+    weight: int
+    in_flight: int = 0
+    turn: int = 0
+    failures: int = 0
+    ejected_s: float = 0.0  # 0: healthy
+    ejected_until_s: float = 0.0
+    being_tried: bool = False
+
+
+class Balance:
+    """The standing of one model's servers, in the order given."""
+
+    def __init__(self, weights: Sequence[int]) -> None:
+        self._standings = [_Standing(weight) for weight in weights]
+
+    def pick(self, *, now_s: float, avoid: Collection[int] = ()) -> int | None:
+        """Choose a server and count a request in flight to it; None if all are to be avoided."""
+        left = [index for index in range(len(self._standings)) if index not in avoid]
+        if not left:
+            return None
+        standings = self._standings
+        usable = [index for index in left if self._is_usable(standings[index], now_s)]
+        if not usable:
+            usable = [min(left, key=lambda index: standings[index].ejected_until_s)]
+        chosen = usable[0] if len(usable) == 1 else self._least_busy(usable)
+        standing = standings[chosen]
+        standing.in_flight += 1
+        standing.being_tried = standing.ejected_s > 0
+        return chosen
+
+    def done(self, index: int, verdict: Verdict, *, now_s: float) -> bool | None:
+        """The request is over. True if this made the server healthy, False if it ejected it, None if neither."""
+        standing = self._standings[index]
+        standing.in_flight -= 1
+        tried = standing.ejected_s > 0
+        standing.being_tried = False
+        if verdict is Verdict.WORKED:
+            standing.failures = 0
+            standing.ejected_s = 0.0
+            return True if tried else None
+        if verdict is Verdict.FAILED:
+            standing.failures += 1
+            if tried or standing.failures >= FAILURES_MAX:
+                standing.ejected_s = min(EJECTED_MOST_S, standing.ejected_s * 2) if tried else EJECTED_FIRST_S
+                standing.ejected_until_s = now_s + standing.ejected_s
+                return None if tried else False
+        return None
+
+    @staticmethod
+    def _is_usable(standing: _Standing, now_s: float) -> bool:
+        return standing.ejected_s == 0 or (now_s >= standing.ejected_until_s and not standing.being_tried)
+
+    def _least_busy(self, usable: list[int]) -> int:
+        least = min(self._standings[index].in_flight for index in usable)
+        equal = [index for index in usable if self._standings[index].in_flight == least]
+        if len(equal) == 1:
+            return equal[0]
+        for index in equal:  # smooth weighted round robin, as in nginx
+            self._standings[index].turn += self._standings[index].weight
+        chosen = max(equal, key=lambda index: self._standings[index].turn)
+        self._standings[chosen].turn -= sum(self._standings[index].weight for index in equal)
+        return chosen
