@@ -51,6 +51,12 @@ $(BENTO): $(wildcard src/bento/*.go) src/bento/go.mod src/bento/go.sum
 	    | awk '!/^[A-Za-z0-9.\/_-]+$$/ { print; next } ++packages % 100 == 0 { print "  " packages " packages compiled"; fflush() }'
 	@$@ --version | head -n 1
 
+.PHONY: bench
+bench: $(VENV)/dev.stamp ## measure beside nginx, LiteLLM and Portkey, all in one run; about 15 minutes
+	requirements/debian.sh nginx-light
+	$(BIN)/python -m benchmarks.cpu
+	$(BIN)/python -m benchmarks.admission
+
 .PHONY: lock
 lock: $(VENV)/uv.stamp ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	$(COMPILE) $(UPGRADE) --extra local --extra dev -o requirements/dev.txt pyproject.toml

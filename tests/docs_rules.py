@@ -15,7 +15,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"^(?:\$ )?(?:[\w./]*/)?penstock((?: [a-z][a-z-]*)+)")
 _TARGET = re.compile(r"^(?:\$ )?make((?: [a-z][a-z-]*)+)")
 _METRIC = re.compile(r"^penstock_[a-z_]+$")
-_SECTIONS = r"models|plans|organisations|stores|keys|server|service|observability|retention|kubernetes"
+_SECTIONS = r"models|plans|organisations|server|auth|stores|kubernetes|global"
 
 
 def anchors(text: str) -> frozenset[str]:

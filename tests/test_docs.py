@@ -13,6 +13,7 @@ import pytest
 import typer
 
 import penstock.cli
+from penstock.config.describing import schema
 from tests import docs_rules as rules
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,12 @@ def test_every_command_exists(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", MARKDOWN)
+def test_every_setting_exists(path: str) -> None:
+    whole = schema()
+    assert list(rules.unknown_settings(path, read(path), exists=lambda at: rules.setting_exists(whole, at))) == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
 def test_every_metric_exists(path: str) -> None:
     assert list(rules.unknown_metrics(path, read(path), source=sources())) == []
 
@@ -124,7 +131,7 @@ def test_every_picture_is_drawn_from_its_source(source: Path) -> None:
 )
 def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: str) -> None:
     (tmp_path / "README.md").write_text("# Here")
-    schema: dict[str, object] = {
+    small: dict[str, object] = {
         "properties": {"models": {"additionalProperties": {"$ref": "#/$defs/Model"}}},
         "$defs": {"Model": {"properties": {"max_tokens": {}}}},
     }
@@ -133,7 +140,7 @@ def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: s
         *rules.unknown_commands("page.md", text, commands={"serve", "keys create"}),
         *rules.unknown_targets("page.md", text, targets={"serve"}),
         *rules.unknown_metrics("page.md", text, source='Counter("penstock_requests")'),
-        *rules.unknown_settings("page.md", text, exists=lambda setting: rules.setting_exists(schema, setting)),
+        *rules.unknown_settings("page.md", text, exists=lambda at: rules.setting_exists(small, at)),
         *rules.unreadable_fences("page.md", text),
     ]
     assert len(found) == 1
@@ -145,10 +152,10 @@ def test_each_rule_lets_pass_what_is_there(tmp_path: Path) -> None:
     text = (
         "[a](README.md#a-heading-here) [b](https://host.test) `penstock keys create x` `make serve`\n```json\n{}\n```\n"
     )
-    schema: dict[str, object] = {"properties": {"models": {"additionalProperties": {"properties": {"price": {}}}}}}
+    small: dict[str, object] = {"properties": {"models": {"additionalProperties": {"properties": {"price": {}}}}}}
     assert list(rules.broken_links("page.md", text, root=tmp_path)) == []
     assert list(rules.unknown_commands("page.md", text, commands={"keys create"})) == []
     assert list(rules.unknown_targets("page.md", text, targets={"serve"})) == []
     assert list(rules.unknown_metrics("page.md", "`penstock_requests_total`", source='"penstock_requests"')) == []
-    assert rules.setting_exists(schema, "models.<name>.price")
+    assert rules.setting_exists(small, "models.<name>.price")
     assert list(rules.unreadable_fences("page.md", text)) == []
