@@ -40,7 +40,6 @@ def open_engine(path: Path, *, busy_ms: int = BUSY_MS) -> Engine:
         driver.isolation_level = None  # the driver would begin by itself, and only before writes
         cursor = driver.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {busy_ms:d}")
-        cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 
@@ -69,8 +68,8 @@ def migrate(engine: Engine) -> None:
         with engine.connect() as connection:
             current = _revision(connection)
         if current != revisions()[-1]:
-            with writing(engine) as connection:  # again, under the lock: another process may have been faster
-                _upgrade(connection)
+            with _locked(Path(f"{engine.url.database}.migrate.lock"), fcntl.LOCK_EX):
+                _upgrade(engine)
     except DBAPIError as error:
         raise StoreUnavailable(
             f"cannot open the database {engine.url.database}: {error.orig}; "
@@ -90,16 +89,22 @@ def _revision(connection: Connection) -> str | None:
     return current
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(engine: Engine) -> None:
     from alembic import command  # a tenth of a second to import, and needed once in a database's life
     from alembic.config import Config
 
-    if _revision(connection) == revisions()[-1]:
-        return
-    config = Config()
-    config.set_main_option("script_location", "penstock.adapters.sql:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    driver = engine.raw_connection()
+    try:  # outside a transaction, and remembered by the file; two processes at once would lock each other out
+        driver.cursor().execute("PRAGMA journal_mode = WAL")
+    finally:
+        driver.close()
+    with writing(engine) as connection:
+        if _revision(connection) == revisions()[-1]:
+            return  # another process was faster
+        config = Config()
+        config.set_main_option("script_location", "penstock.adapters.sql:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 @contextmanager
@@ -109,17 +114,29 @@ def sole_service(path: Path) -> Iterator[None]:
     Raises:
         StoreUnavailable: Another process holds it.
     """
-    lock = path.with_name(path.name + ".lock")
+    try:
+        with _locked(path.with_name(path.name + ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+    except _Held as error:
+        raise StoreUnavailable(
+            f"another penstock (process {error}) already serves the database {path}: "
+            "two would each admit the whole of every limit; stop it, or name another database for this one"
+        ) from error
+
+
+class _Held(Exception):
+    """Another process holds the lock; the message is its number."""
+
+
+@contextmanager
+def _locked(lock: Path, how: int) -> Iterator[None]:
+    """Hold a lock file, with this process's number in it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
         except BlockingIOError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-            raise StoreUnavailable(
-                f"another penstock (process {holder}) already serves the database {path}: "
-                "two would each admit the whole of every limit; stop it, or name another database for this one"
-            ) from error
+            raise _Held(os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown") from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -115,6 +115,18 @@ class LedgerReads:
             found.extend(map(to_event, self._connection.execute(statement)))
         return sorted(found, key=lambda event: (event.occurred_at_ms, event.reservation, event.kind))
 
+    def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
+        """Events of the last ``remember_ms``, and those of requests whose own deadline is still to come, by time."""
+        recent = (_row.occurred_at_ms > now_ms - remember_ms, _row.job_deadline_ms > now_ms)
+        found = {
+            (event.occurred_at_ms, event.reservation, event.kind): event
+            for each in recent  # two statements, since each has an index of its own
+            for event in map(
+                to_event, self._connection.execute(select(ledger).where(_row.organisation == organisation, each))
+            )
+        }
+        return [found[key] for key in sorted(found)]
+
     def newest_ms(self, organisation: str | None = None) -> int:
         """When the newest event occurred; 0 of an empty ledger."""
         statement = select(func.coalesce(func.max(_row.occurred_at_ms), 0))

@@ -15,7 +15,7 @@ from sqlalchemy import Row
 from sqlalchemy.dialects.sqlite import dialect, insert
 from sqlalchemy.sql.dml import Delete, Insert
 
-from penstock.adapters.sql.tables import bucket_states, ledger, open_reservations
+from penstock.adapters.sql.tables import bucket_states, epochs, ledger, reservations
 from penstock.quota.definitions import Price
 from penstock.quota.events import Amount, Charge, Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import created_at_ms
@@ -30,17 +30,21 @@ def _compiled(statement: Insert | Delete) -> str:
 
 # A group that failed in doubt is written again: its rows may be there, and are the same.
 INSERT_EVENT = _compiled(insert(ledger).on_conflict_do_nothing())
-_open = insert(open_reservations)
-UPSERT_OPEN = _compiled(
-    _open.on_conflict_do_update(index_elements=["reservation"], set_={"record": _open.excluded.record})
+_record = insert(reservations)
+UPSERT_RECORD = _compiled(
+    _record.on_conflict_do_update(index_elements=["reservation"], set_={"record": _record.excluded.record})
 )
-DELETE_OPEN = _compiled(open_reservations.delete().where(open_reservations.c.reservation == ""))
+DELETE_RECORD = _compiled(reservations.delete().where(reservations.c.reservation == ""))
 _bucket = insert(bucket_states)
 UPSERT_BUCKET = _compiled(
     _bucket.on_conflict_do_update(
         index_elements=["organisation", "limit_id"],
         set_={"level": _bucket.excluded.level, "at_ms": _bucket.excluded.at_ms},
     )
+)
+_epoch = insert(epochs)
+UPSERT_EPOCH = _compiled(
+    _epoch.on_conflict_do_update(index_elements=["organisation"], set_={"epoch": _epoch.excluded.epoch})
 )
 
 

@@ -43,10 +43,12 @@ ledger = Table(
     Column("reason", Text, nullable=False),
     PrimaryKeyConstraint("month", "reservation", "kind"),
     Index(None, "organisation", "occurred_at_ms"),
+    Index(None, "organisation", "job_deadline_ms"),
 )
 
-open_reservations = Table(
-    "open_reservations",
+# Those that the ledger alone cannot restore: open, expired, and voided before they were reserved.
+reservations = Table(
+    "reservations",
     metadata,
     Column("reservation", Text, nullable=False),
     Column("organisation", Text, nullable=False),

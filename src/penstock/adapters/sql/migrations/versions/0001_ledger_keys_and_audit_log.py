@@ -50,15 +50,16 @@ def _ledger() -> None:
         *_texts("reason"),
         sa.PrimaryKeyConstraint("month", "reservation", "kind", name="pk_ledger"),
     )
-    op.create_index("ix_ledger_organisation_occurred_at_ms", "ledger", ["organisation", "occurred_at_ms"])
+    for column in ("occurred_at_ms", "job_deadline_ms"):
+        op.create_index(f"ix_ledger_organisation_{column}", "ledger", ["organisation", column])
 
 
 def _state() -> None:
     op.create_table(
-        "open_reservations",
+        "reservations",
         *_texts("reservation", "organisation"),
         sa.Column("record", sa.JSON, nullable=False),
-        sa.PrimaryKeyConstraint("reservation", name="pk_open_reservations"),
+        sa.PrimaryKeyConstraint("reservation", name="pk_reservations"),
     )
     op.create_table(
         "bucket_states",

@@ -1,0 +1,266 @@
+"""Group commit: while one group of changes goes to the disk, the next one collects.
+
+::
+
+    collecting --taken--> committing --committed--> acknowledged
+        ^                     |
+        +------ failed -------+      admission stops until a commit works again
+
+What nobody waits for (opens, touches, buckets) joins the next group, which begins at the latest after
+``IDLE_COMMIT_S``; whoever waits starts it at once. There is no other delay: a group is as large as what came while
+the one before was written.
+
+A group that fails loses nothing. Its events go back to the head of their organisation's outbox, its records count as
+changed, those who waited are told ``StoreUnavailable``, and it is tried again, after 50 ms, then twice as long each
+time up to a second. Rows of a commit that failed in doubt may be there already: writing them again changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+import msgspec
+
+from penstock.adapters.embedded import crash_points
+from penstock.adapters.embedded.crash_points import Reached
+from penstock.adapters.embedded.writing import Group, GroupWriter
+from penstock.errors import StoreUnavailable
+from penstock.quota.events import Event
+from penstock.quota.operations import State
+from penstock.quota.state import Account, Reservation
+
+IDLE_COMMIT_S = 0.05
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 1.0
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a group took from one account, to be given back if it fails."""
+
+    account: Account
+    events: list[Event]
+    changed: set[str]
+
+
+@dataclass(slots=True)
+class Persisted:
+    """What the database has, so that nothing is written or deleted for nothing.
+
+    Args:
+        reservations: Ids of those with a row.
+        epochs: By organisation.
+    """
+
+    reservations: set[str]
+    epochs: dict[str, int]
+
+
+class CommitObserver(Protocol):
+    """Metrics of commits."""
+
+    def committed(self, events: Sequence[Event], duration_s: float) -> None:
+        """A group is on the disk."""
+        ...
+
+    def commit_failed(self) -> None:
+        """A group could not be committed; it will be tried again."""
+        ...
+
+
+@dataclass(slots=True)
+class CommitCounts:
+    """The plainest observer: counts since the start."""
+
+    groups: int = 0
+    events: int = 0
+    failures: int = 0
+
+    def committed(self, events: Sequence[Event], duration_s: float) -> None:
+        """Count a group."""
+        self.groups += 1
+        self.events += len(events)
+
+    def commit_failed(self) -> None:
+        """Count a failure."""
+        self.failures += 1
+
+
+class GroupCommitter:
+    """Makes the changes of accounts durable."""
+
+    def __init__(
+        self, writer: GroupWriter, *, persisted: Persisted, observer: CommitObserver, reached: Reached
+    ) -> None:
+        self._observer = observer
+        self._writer = writer
+        self._persisted = persisted
+        self._reached = reached
+        self._changed: dict[str, Account] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._wake = asyncio.Event()
+        self._idle: asyncio.TimerHandle | None = None
+        self._committing = asyncio.Lock()
+        self._failure: str | None = None
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="penstock-group-commit")
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last commit failed; None while commits work."""
+        return self._failure
+
+    def join(self, account: Account) -> None:
+        """Let the next group carry what changed; nobody waits for it."""
+        self._changed[account.name] = account
+        if self._idle is None:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_COMMIT_S, self._wake.set)
+
+    async def durable(self) -> None:
+        """Return once everything that joined so far is on the disk.
+
+        Raises:
+            StoreUnavailable: The commit failed. It will be tried again; whether it ever succeeds is not known here.
+        """
+        if not self._changed and not self._committing.locked():
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        await waiter
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[list[Event]]:
+        """Keep the ledger as it is for the length of the block; yields the events that it does not have yet.
+
+        For the audit: what the model holds is the ledger and these, as long as the caller does not wait in between.
+        """
+        async with self._committing:
+            yield [event for account in self._changed.values() for event in account.outbox]
+
+    async def close(self) -> None:
+        """Commit what is left and stop.
+
+        Raises:
+            StoreUnavailable: The last commit failed; says how many events are lost with this process.
+        """
+        self._closing = True
+        self._wake.set()
+        await self._task
+        await asyncio.to_thread(self._writer.close)
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._failure is not None:
+            lost = sum(len(account.outbox) for account in self._changed.values())
+            raise StoreUnavailable(f"the last commit failed and {lost} events are not in the ledger: {self._failure}")
+
+    async def _run(self) -> None:
+        retry_s = RETRY_FIRST_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._commit()
+            if self._failure is None:
+                retry_s = RETRY_FIRST_S
+            elif not self._closing:
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_MAX_S)
+                self._wake.set()
+            if self._closing and (self._failure is not None or not self._changed):
+                return
+
+    async def _commit(self) -> None:
+        async with self._committing:
+            waiters, self._waiters = self._waiters, []
+            if self._changed:
+                group, taken = self._take()
+                self._reached(crash_points.GROUP_TAKEN)
+                begun_s = monotonic()
+                self._failure = await self._writer.write(group)
+                if self._failure is None:
+                    self._observer.committed(group.events, monotonic() - begun_s)
+                else:
+                    self._give_back(group, taken)
+        self._acknowledge(waiters)
+
+    def _take(self) -> tuple[Group, list[_Taken]]:
+        """Close the group: everything in it is of this one instant, since nothing here waits."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        accounts, self._changed = self._changed, {}
+        group = Group()
+        taken = []
+        for account in accounts.values():
+            events, changed = account.outbox, account.changed
+            account.outbox, account.changed = [], set()
+            group.events += events
+            self._take_records(group, account, changed)
+            if account.epoch != self._persisted.epochs.get(account.name):
+                group.epochs.append((account.name, account.epoch))
+                self._persisted.epochs[account.name] = account.epoch
+            taken.append(_Taken(account, events, changed))
+        return group, taken
+
+    def _take_records(self, group: Group, account: Account, changed: set[str]) -> None:
+        buckets: set[str] = set()
+        for reservation_id in changed:
+            reservation = account.reservations.get(reservation_id)
+            if reservation is not None:
+                buckets.update(reservation.rates)
+            if reservation is not None and _needs_row(reservation):
+                group.kept.append((reservation_id, account.name, _encode(reservation).decode()))
+                self._persisted.reservations.add(reservation_id)
+            elif reservation_id in self._persisted.reservations:
+                group.dropped.append((reservation_id,))
+                self._persisted.reservations.discard(reservation_id)
+        for limit in buckets:
+            counter = account.counters[limit]
+            group.buckets.append((account.name, limit, counter.level, counter.rolled_at_ms))
+
+    def _give_back(self, group: Group, taken: list[_Taken]) -> None:
+        self._observer.commit_failed()
+        for each in taken:
+            each.account.outbox[:0] = each.events
+            each.account.changed |= each.changed
+            self._changed[each.account.name] = each.account
+        # Whether its rows are there is not known; deleting one that is not there does no harm.
+        self._persisted.reservations.update(row[0] for row in group.dropped)
+        for name, _ in group.epochs:
+            del self._persisted.epochs[name]
+        _log.error(
+            "commit failed, admission is stopped until one succeeds",
+            extra={"events": len(group.events), "error": self._failure},
+        )
+
+    def _acknowledge(self, waiters: list[asyncio.Future[None]]) -> None:
+        for waiter in waiters:
+            if waiter.done():  # its caller was cancelled
+                continue
+            if self._failure is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(
+                    StoreUnavailable(
+                        f"the ledger cannot be written: {self._failure}; "
+                        "free the disk or the database, it is tried again until it works"
+                    )
+                )
+        self._reached(crash_points.ACKNOWLEDGED)
+
+
+def _needs_row(reservation: Reservation) -> bool:
+    """Whether the ledger alone could not restore it: other terminal states are read back from their events."""
+    state = reservation.state
+    if state is State.OPEN or state is State.EXPIRED:
+        return True
+    return state is State.VOIDED and reservation.fingerprint is None
