@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.config import examine, examine_text, load
+from penstock.config.describing import schema
+from penstock.config.explaining import explain
 from penstock.errors import ConfigurationError
 
 EXAMPLE = Path(__file__).parents[2] / "penstock.yaml"
@@ -200,8 +205,8 @@ def warned(text: str) -> list[str]:
 
 def test_a_limit_that_a_full_request_exceeds_is_a_warning() -> None:
     assert warned(SOUND.replace("200k", "10_303")) == [
-        "plans.team.limits[0]: a full request of chat-small holds up to 10_304 tokens and never fits into "
-        "10_303 tokens/minute: it is refused; raise the limit, or lower context or max_tokens"
+        "plans.team.limits[0]: a full request of chat-small holds up to 10_304 tokens, more than "
+        "10_303 tokens/minute ever admits; raise the limit, or lower context or max_tokens"
     ]
     assert warned(SOUND.replace("200k", "10_304")) == [], "8,192 of context, 64 of template, 2,048 of output"
 
@@ -228,3 +233,25 @@ def test_what_has_no_effect_is_a_warning() -> None:
 
 def test_a_file_without_organisations_is_a_warning() -> None:
     assert "organisations: there is none, so no request can be served; add one" in warned(SOUND.split("organis")[0])
+
+
+KEYS = sorted(
+    {key for struct in schema()["$defs"].values() for key in struct["properties"]} | set(schema()["properties"])
+)
+scalars = st.sampled_from(
+    [None, True, 0, 1, -1, 8192, 0.15, 1e300, "", "local", "10s", "8k", "http://h", "team", "1k tokens/day"]
+)
+trees = st.recursive(
+    scalars | st.text(max_size=5),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), below),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(schema()["properties"])), trees))
+def test_any_file_is_understood_or_has_problems_and_never_breaks_the_check(values: dict[str, object]) -> None:
+    examined = examine_text(yaml.safe_dump(values))
+    assert (examined.configuration is None) == bool(examined.problems)
+    assert all(str(problem) for problem in examined.problems)
+    if examined.configuration is not None:
+        explain(examined.configuration)

@@ -200,8 +200,8 @@ def _too_small(configuration: Configuration) -> Found:
             text = f"holds up to {amount:_} tokens"
         yield (
             location,
-            f"a full request of {worst} {text} and never fits into {format_limit(term)}: "
-            f"it is refused; raise the limit, or lower context or max_tokens",
+            f"a full request of {worst} {text}, more than {format_limit(term)} ever admits; "
+            f"raise the limit, or lower context or max_tokens",
         )
 
 
