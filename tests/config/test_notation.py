@@ -60,6 +60,7 @@ def test_any_text_is_a_limit_or_is_refused_with_a_fix(text: str) -> None:
         ("5 requests/second", Term(metric=Metric.REQUESTS, kind=Kind.STRICT_RATE, cap=5, period_ms=1_000)),
         ("50M tokens/month", Term(metric=Metric.TOKENS, kind=Kind.WINDOW, cap=50_000_000, period_ms=0)),
         ("300 usd/month", Term(metric=Metric.COST, kind=Kind.WINDOW, cap=300_000_000_000, period_ms=0)),
+        ("1.5k usd/month", Term(metric=Metric.COST, kind=Kind.WINDOW, cap=1_500_000_000_000, period_ms=0)),
         ("0.5 usd/day", Term(metric=Metric.COST, kind=Kind.WINDOW, cap=500_000_000, period_ms=86_400_000)),
         ("32 concurrent", Term(metric=Metric.CONCURRENCY, kind=Kind.CONCURRENCY, cap=32)),
         ("10k tokens/hour", Term(metric=Metric.TOKENS, kind=Kind.WINDOW, cap=10_000, period_ms=3_600_000)),

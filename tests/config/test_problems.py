@@ -163,6 +163,36 @@ def test_stores_are_checked_one_by_one() -> None:
     ]
 
 
+def test_what_lies_on_a_bound_is_allowed() -> None:
+    for old, new in (
+        ("max_tokens: 2048", "max_tokens: 8192"),
+        ("max_tokens: 2048", "template_tokens: 8191"),
+        ("context: 8192", "context: 2147483648"),
+        ("max_tokens: 2048", "max_tokens: 1"),
+        ("max_tokens: 2048", "bytes_per_token: 0.001"),
+        ("max_tokens: 2048", "timeouts: {total: 60s}"),
+        ("http://vllm-small:8000", "{url: 'http://h', credential: {file: /run/secrets/a-b}}"),
+    ):
+        assert changed(old, new) == []
+    assert "8192 leaves nothing of context (8192)" in changed("max_tokens: 2048", "template_tokens: 8192")[0]
+    assert warned(SOUND.replace("max_tokens: 2048", "timeouts: {total: 60s}")) == [], "as long as the longest other"
+
+
+def test_a_file_that_is_not_there_is_the_only_problem_of_nothing_and_one_of_several(tmp_path: Path) -> None:
+    assert len(examine([tmp_path / "none.yaml"]).problems) == 1
+    path = tmp_path / "p.yaml"
+    path.write_text("plans: {p: {}, p: {}}\n", encoding="utf-8")
+    assert [str(problem).split(":")[0] for problem in examine([path]).problems] == ["plans.p", "models"]
+
+
+def test_positions_count_the_limits_that_are_wrong_too() -> None:
+    assert [problem.split(":")[0] for problem in changed("[200k", "[x, 1 concurrent, y, 2 concurrent, 200k")] == [
+        "plans.team.limits[0]",
+        "plans.team.limits[2]",
+        "plans.team.limits[3]",
+    ]
+
+
 def test_an_empty_file_wants_a_model() -> None:
     (problem,) = said("")
     assert problem.startswith("models: missing, wanted at least one model")
@@ -180,12 +210,12 @@ def test_more_than_32_limits_that_can_meet_are_refused() -> None:
 @pytest.mark.parametrize(
     "hidden",
     [
-        "models: {m: {context: 9, max_tokens: 1, upstream: {url: 'https://u:canary@h'}}}",
-        "models: {m: {context: 9, max_tokens: 1, upstream: 'htps://u:canary@h'}}",
-        "models: {m: {context: 9, max_tokens: 1, upstream: 'https://h/?key=canary'}}",
-        "models: {m: {context: 9, max_tokens: 1, upstream: {url: 'https://h', credential: canary}}}",
-        "models: {m: {context: 9, max_tokens: 1, upstream: {url: 'https://h', credential: {env: sk-canary}}}}",
-        "models: {m: {context: 9, max_tokens: 1, upstream: {url: 'https://h', credential: [canary]}}}",
+        "models: {m: {context: 900, max_tokens: 1, upstream: {url: 'https://u:canary@h'}}}",
+        "models: {m: {context: 900, max_tokens: 1, upstream: 'htps://u:canary@h'}}",
+        "models: {m: {context: 900, max_tokens: 1, upstream: 'https://h/?key=canary'}}",
+        "models: {m: {context: 900, max_tokens: 1, upstream: {url: 'https://h', credential: canary}}}",
+        "models: {m: {context: 900, max_tokens: 1, upstream: {url: 'https://h', credential: {env: sk-canary}}}}",
+        "models: {m: {context: 900, max_tokens: 1, upstream: {url: 'https://h', credential: [canary]}}}",
         "auth: {pepper: canary}",
         "auth: canary",
         "stores: {redis: {url: 'redis://:canary@h'}}",

@@ -64,7 +64,9 @@ def test_an_alias_of_itself_is_a_problem_and_not_an_endless_walk() -> None:
 
 def test_broken_yaml_names_its_line() -> None:
     (problem,) = read_text("a: 1\nb: [1, 2\nc: 3\n", "f.yaml").problems
-    assert str(problem).startswith("f.yaml:3: cannot be read as YAML")
+    assert str(problem).startswith("f.yaml:3: cannot be read as YAML: ")
+    assert "expected ',' or ']'" in str(problem)
+    assert "\n" not in str(problem)
 
 
 def test_two_documents_in_one_file_are_refused() -> None:
