@@ -87,15 +87,26 @@ def _restart(
     """Every defined organisation, and what the database has of them and of all others."""
     migrate(engine)
     with engine.begin() as connection:
-        known = {row.organisation: row.epoch for row in connection.execute(select(epochs))}
-        organisations = {
-            name: _restored(connection, name, each, version=version, epoch=known[name], time_ms=time_ms)
-            if name in known
-            else _new(name, each, version=version, time_ms=time_ms)
-            for name, each in definitions.items()
-        }
+        organisations = rebuilt(connection, definitions, version=version, time_ms=time_ms)
         rows = set(connection.execute(select(reservations.c.reservation)).scalars())
-    return organisations, Persisted(reservations=rows, epochs=known)
+        return organisations, Persisted(reservations=rows, epochs=_known_epochs(connection))
+
+
+def rebuilt(
+    connection: Connection, definitions: Mapping[str, Definitions], *, version: int, time_ms: int
+) -> dict[str, Organisation]:
+    """Every defined organisation as a restart makes it; the database is only read, in the caller's transaction."""
+    known = _known_epochs(connection)
+    return {
+        name: _restored(connection, name, each, version=version, epoch=known[name], time_ms=time_ms)
+        if name in known
+        else _new(name, each, version=version, time_ms=time_ms)
+        for name, each in definitions.items()
+    }
+
+
+def _known_epochs(connection: Connection) -> dict[str, int]:
+    return {row.organisation: row.epoch for row in connection.execute(select(epochs))}
 
 
 def _new(name: str, definitions: Definitions, *, version: int, time_ms: int) -> Organisation:

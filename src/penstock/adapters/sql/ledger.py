@@ -70,6 +70,11 @@ class LedgerReads:
             rows.append(UsageRow(group, *sums))
         return sorted(rows, key=lambda row: tuple(value or "" for value in row.group))
 
+    def organisations(self) -> tuple[str, ...]:
+        """Every organisation that has a row, sorted."""
+        statement = select(_row.organisation).distinct().order_by(_row.organisation)
+        return tuple(self._connection.execute(statement).scalars())
+
     def window_sums(self, organisation: str, *, since_ms: int = 0) -> dict[tuple[str, int], int]:
         """What rows at or after ``since_ms`` posted to each (limit id, window id)."""
         amounts = func.json_each(_row.amounts).table_valued("value", joins_implicitly=True)
