@@ -18,7 +18,7 @@ import typer
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys, StoredKey
 from penstock.cli import app
-from penstock.cli.options import DEFAULT_CONFIGURATION, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
 from penstock.config import Configuration, NotationError
 from penstock.config.notation import NANOS_PER_USD, parse_duration, parse_usd
 from penstock.config.walking import nearest
@@ -39,7 +39,6 @@ keys = typer.Typer(
 )
 app.add_typer(keys)
 
-_DEFAULT = [DEFAULT_CONFIGURATION]
 OrganisationName = Annotated[str, typer.Argument(metavar="ORGANISATION", help="As named in the configuration.")]
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, the third part of `psk_acme_<id>_...`.")]
 
@@ -61,7 +60,7 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long it is valid, such as 90d. Default: for ever.")
     ] = None,
-    config: ConfigurationFiles = _DEFAULT,
+    config: ConfigurationFiles = DEFAULT_FILES,
     data: DataDirectory = None,
 ) -> None:
     """Make a key and print it, once: only its hash is kept.
@@ -92,7 +91,7 @@ def create(
 def list_keys(
     organisation: Annotated[str | None, typer.Argument(metavar="[ORGANISATION]", help="Default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for programs.")] = False,
-    config: ConfigurationFiles = _DEFAULT,
+    config: ConfigurationFiles = DEFAULT_FILES,
     data: DataDirectory = None,
 ) -> None:
     """Show keys with their scope, expiry and state. Secrets are not kept, so none can be shown."""
@@ -118,7 +117,7 @@ def rotate(
     grace: Annotated[
         str, typer.Option(metavar="DURATION", help="How long the secret before goes on working; 0s ends it now.")
     ] = "24h",
-    config: ConfigurationFiles = _DEFAULT,
+    config: ConfigurationFiles = DEFAULT_FILES,
     data: DataDirectory = None,
 ) -> None:
     """Give a key a second secret and print it, once. The first dies after the grace period.
@@ -140,7 +139,7 @@ def rotate(
 def revoke(
     organisation: OrganisationName,
     key_id: KeyId,
-    config: ConfigurationFiles = _DEFAULT,
+    config: ConfigurationFiles = DEFAULT_FILES,
     data: DataDirectory = None,
 ) -> None:
     """Refuse a key for good, within a second also where the service runs. It stays in the list and the ledger."""

@@ -12,7 +12,7 @@ from penstock.config import Configuration, load
 from penstock.errors import ConfigurationError
 from penstock.wiring.places import Places
 
-DEFAULT_CONFIGURATION = Path("penstock.yaml")
+DEFAULT_FILES = [Path("penstock.yaml")]
 
 ConfigurationFiles = Annotated[
     list[Path],

@@ -1,0 +1,184 @@
+"""``penstock usage``: what organisations used, from the ledger, with what is held at this moment beside it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+import typer
+from sqlalchemy import Engine
+
+from penstock.adapters.sql.database import migrate, open_engine
+from penstock.adapters.sql.ledger import LedgerReads
+from penstock.cli import app
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.config.walking import nearest
+from penstock.console.screen import screen
+from penstock.console.usage import OrganisationUsage, total, usage_table
+from penstock.errors import InvalidRequest, StoreUnavailable
+from penstock.lanes.audit_report import AuditReport
+from penstock.ports import UsageQuery, UsageRow
+from penstock.wiring.places import Places
+from penstock.wiring.running import ask
+
+GROUPS = ("day", "model", "key", "team")
+_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
+
+
+@app.command()
+def usage(
+    organisation: Annotated[str | None, typer.Argument(metavar="[ORGANISATION]", help="Default: all.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Included, such as 2025-11-01. Default: this month.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Excluded, such as 2025-12-01. Default: now.")
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="GROUPS", help="Any of day,model,key,team, with commas.")] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object, for programs; cost in nano-dollars.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line for each row, for spreadsheets.")] = False,
+    config: ConfigurationFiles = DEFAULT_FILES,
+    data: DataDirectory = None,
+) -> None:
+    """Show what was used and charged, from the ledger; times are UTC.
+
+    Works while the service runs and while it does not. What requests under way hold is shown apart, if it runs.
+
+    Examples:
+
+    - `penstock usage` (every organisation, this month)
+    - `penstock usage acme --by day,model`
+    - `penstock usage --from 2025-11-01 --to 2025-12-01 --csv > november.csv`
+    """
+    if as_json and as_csv:
+        raise InvalidRequest("--json and --csv: give one of them")
+    groups = _groups(by)
+    start_ms, end_ms = _range(start, end)
+    _, places = load_embedded(config, data)
+    found = _read(places, organisation, start_ms=start_ms, end_ms=end_ms, groups=groups)
+    if as_csv:
+        _write_csv(found, groups)
+    elif as_json:
+        _write_json(found, groups, start_ms=start_ms, end_ms=end_ms)
+    else:
+        screen().print(usage_table(found, group_by=groups, start=_shown(start_ms), end=_shown(end_ms)))
+
+
+def _read(
+    places: Places, organisation: str | None, *, start_ms: int, end_ms: int, groups: tuple[str, ...]
+) -> list[OrganisationUsage]:
+    if not places.database.exists():
+        raise StoreUnavailable(
+            f"there is no ledger in {places.data}; start the service once, or name its directory with --data"
+        )
+    answer = ask(places, "/audit")
+    holds = {} if answer is None else {each.organisation: each for each in AuditReport.decode(answer).organisations}
+    engine = open_engine(places.database)
+    try:
+        migrate(engine)
+        rows = _rows(engine, organisation, start_ms=start_ms, end_ms=end_ms, groups=groups)
+    finally:
+        engine.dispose()
+    names = sorted({*rows, *(name for name, each in holds.items() if each.holds and organisation in (None, name))})
+    return [
+        OrganisationUsage(
+            organisation=name,
+            rows=tuple(rows.get(name, ())),
+            held_requests=None if answer is None else holds[name].holds if name in holds else 0,
+            held_tokens=None if answer is None else holds[name].tokens_held if name in holds else 0,
+        )
+        for name in names
+    ]
+
+
+def _rows(
+    engine: Engine, organisation: str | None, *, start_ms: int, end_ms: int, groups: tuple[str, ...]
+) -> dict[str, list[UsageRow]]:
+    with engine.begin() as connection:
+        ledger = LedgerReads(connection)
+        known = ledger.organisations()
+        if organisation is not None and organisation not in known:
+            raise InvalidRequest(f"the ledger has no row of {organisation!r}; {nearest(organisation, known)}")
+        names = known if organisation is None else (organisation,)
+        return {
+            name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
+            for name in names
+        }
+
+
+def _groups(by: str) -> tuple[str, ...]:
+    groups = tuple(part.strip() for part in by.split(",") if part.strip())
+    for group in groups:
+        if group not in GROUPS:
+            raise InvalidRequest(f"--by: {group!r} is no group; {nearest(group, GROUPS)}")
+    if len(set(groups)) < len(groups):
+        raise InvalidRequest("--by: names a group twice; give each once")
+    return groups
+
+
+def _range(start: str | None, end: str | None) -> tuple[int, int]:
+    now = datetime.now(UTC)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    start_ms = _ms(month) if start is None else _instant_ms("--from", start)
+    end_ms = _ms(now) + 1 if end is None else _instant_ms("--to", end)
+    if end_ms <= start_ms:
+        raise InvalidRequest("--to: must be after --from; the start is included, the end is not")
+    return start_ms, end_ms
+
+
+def _instant_ms(option: str, text: str) -> int:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{option}: found {text!r}, wanted an ISO date or time; write 2025-11-01 or 2025-11-01T12:00"
+        ) from None
+    return _ms(instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC))
+
+
+def _ms(instant: datetime) -> int:
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def _shown(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _write_csv(found: Sequence[OrganisationUsage], groups: tuple[str, ...]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator=os.linesep)
+    writer.writerow(("organisation", *groups, *_SUMS))
+    for each in found:
+        for row in each.rows:
+            sums = [getattr(row, name) for name in _SUMS]
+            writer.writerow((each.organisation, *("" if value is None else value for value in row.group), *sums))
+
+
+def _write_json(found: Sequence[OrganisationUsage], groups: tuple[str, ...], *, start_ms: int, end_ms: int) -> None:
+    said = {
+        "start_ms": start_ms,
+        "end_ms": end_ms,
+        "group_by": groups,
+        "organisations": [
+            {
+                "organisation": each.organisation,
+                "data": [dict(zip(groups, row.group, strict=True)) | _sums(row) for row in each.rows],
+                "totals": _sums(total(each.rows)),
+                "held": None
+                if each.held_requests is None
+                else {"requests": each.held_requests, "tokens": each.held_tokens},
+            }
+            for each in found
+        ],
+    }
+    sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
+
+
+def _sums(row: UsageRow) -> dict[str, int]:
+    return {name: getattr(row, name) for name in _SUMS}
