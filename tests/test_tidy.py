@@ -30,6 +30,7 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 REVIEWED_SLEEPS: dict[str, str] = {
     "tests/system/services.py::wait_until": "polls a server that says nowhere when it is ready",
     "tests/system/services.py::kill": "polls until a killed server's grandchild has let go of its port",
+    "tests/test_wheel.py::wait_until_ready": "another program starts; its port is asked until it answers",
 }
 
 # Tests about no layer of the package.
