@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from penstock.lanes.credentials import Credentials, mac, mint
 
 TOKEN = mint("acme", "k1", secret=bytes(range(32)))
-parts = st.from_regex(r"[A-Za-z0-9.-]{1,64}", fullmatch=True)
+organisations = st.from_regex(r"[A-Za-z0-9-]{1,64}", fullmatch=True)
+keys = st.from_regex(r"[A-Za-z0-9-]{1,32}", fullmatch=True)
 
 
-@given(organisation=parts, key=parts, secret=st.binary(min_size=32, max_size=32))
+@given(organisation=organisations, key=keys, secret=st.binary(min_size=32, max_size=32))
 def test_what_was_minted_reads_back(organisation: str, key: str, secret: bytes) -> None:
     token = mint(organisation, key, secret=secret)
     read = Credentials((b"pepper",)).read(token.encode())
@@ -55,12 +56,11 @@ def test_memory_of_read_keys_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("organisation", "key", "secret"),
-    [("a_b", "k", bytes(32)), ("a", "k_1", bytes(32)), ("", "k", bytes(32)), ("a", "k" * 65, bytes(32))],
+    ("organisation", "key"), [("a_b", "k"), ("a", "k_1"), ("", "k"), ("a", ""), ("a", "k" * 33), ("a" * 65, "k")]
 )
-def test_a_name_that_would_not_read_back_is_refused(organisation: str, key: str, secret: bytes) -> None:
+def test_a_name_that_would_not_read_back_is_refused(organisation: str, key: str) -> None:
     with pytest.raises(ValueError, match="letters, digits"):
-        mint(organisation, key, secret=secret)
+        mint(organisation, key, secret=bytes(32))
 
 
 def test_a_short_secret_is_refused() -> None:

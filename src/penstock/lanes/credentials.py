@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from zlib import crc32
 
-_KEY = re.compile(rb"psk_([A-Za-z0-9.-]{1,64})_([A-Za-z0-9.-]{1,64})_([0-9a-f]{64})([0-9a-f]{8})")
-_PART = re.compile(r"[A-Za-z0-9.-]{1,64}")
+_KEY = re.compile(rb"psk_([A-Za-z0-9-]{1,64})_([A-Za-z0-9-]{1,32})_([0-9a-f]{64})([0-9a-f]{8})")
+_PARTS = ((re.compile(r"[A-Za-z0-9-]{1,64}"), 64), (re.compile(r"[A-Za-z0-9-]{1,32}"), 32))
 _SECRET_BYTES = 32
 
 
@@ -25,8 +25,8 @@ def mint(organisation: str, key: str, *, secret: bytes) -> str:
     """Write a new API key; show it once and keep only its ``mac``.
 
     Args:
-        organisation: Letters, digits, ``.`` and ``-``, at most 64: no underscore, which parts the fields.
-        key: Its id, spelt alike.
+        organisation: Letters, digits and ``-``, at most 64: no underscore, which parts the fields.
+        key: Its id, spelt alike, at most 32: shorter than a secret, so that logs can tell the two apart.
         secret: 32 random bytes (``secrets.token_bytes(32)``); nothing here draws them.
 
     Raises:
@@ -36,9 +36,9 @@ def mint(organisation: str, key: str, *, secret: bytes) -> str:
         >>> mint("acme", "k1", secret=bytes(32))[:20]
         'psk_acme_k1_00000000'
     """
-    for part in (organisation, key):
-        if not _PART.fullmatch(part):
-            raise ValueError(f"{part!r}: an organisation or key id in a key is 1 to 64 letters, digits, '.' or '-'")
+    for part, (spelling, characters_max) in zip((organisation, key), _PARTS, strict=True):
+        if not spelling.fullmatch(part):
+            raise ValueError(f"{part!r}: in a key it must be 1 to {characters_max} letters, digits or '-'")
     if len(secret) != _SECRET_BYTES:
         raise ValueError(f"a secret is {_SECRET_BYTES} random bytes, not {len(secret)}")
     text = f"psk_{organisation}_{key}_{secret.hex()}"

@@ -1,0 +1,124 @@
+"""Rate-limit headers: the tightest tokens limit and the tightest requests limit of what a request fell under.
+
+Both families are sent: the six ``x-ratelimit-*`` that OpenAI's clients know, and the IETF draft's two. What depends
+only on a limit and its cap is worked out once and kept.
+
+Source:
+    draft-ietf-httpapi-ratelimit-headers; OpenAI's rate limit guide for the first family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from penstock.quota.definitions import Metric
+from penstock.quota.limits import parse_limit_id
+from penstock.quota.operations import Reading
+
+Headers = list[tuple[bytes, bytes]]
+
+_LETTERS = {1_000: "s", 60_000: "m", 3_600_000: "h", 86_400_000: "d", 604_800_000: "w", 0: "month"}
+_KEPT_MAX = 8192
+
+
+class _Face(NamedTuple):
+    """What a limit looks like in headers, as far as only its identity and cap decide."""
+
+    cap: int
+    metric: Metric
+    cap_text: bytes
+    name: bytes
+    policy: bytes
+
+
+_faces: dict[str, _Face] = {}
+
+
+def _face(reading: Reading) -> _Face:
+    limit = parse_limit_id(reading.limit)
+    letter = _LETTERS.get(limit.period_ms)
+    initial = limit.metric.value[0]
+    name = f"{initial}p{letter}" if letter else f"{initial}p{limit.period_ms}ms"
+    cap_text = b"%d" % reading.cap
+    policy = f'"{name}";q={reading.cap}' + (f";w={max(1, limit.period_ms // 1000)}" if limit.period_ms else "")
+    face = _Face(reading.cap, limit.metric, cap_text, name.encode(), policy.encode())
+    if len(_faces) >= _KEPT_MAX:
+        _faces.clear()
+    _faces[reading.limit] = face
+    return face
+
+
+def go_duration(duration_ms: int) -> bytes:
+    """Milliseconds as Go prints a duration, which is what OpenAI's headers carry.
+
+    Example:
+        >>> [go_duration(ms) for ms in (0, 12, 1_000, 1_250, 360_000, 3_600_001)]
+        [b'0s', b'12ms', b'1s', b'1.25s', b'6m0s', b'1h0m0.001s']
+    """
+    if duration_ms < 1000:
+        return b"%dms" % duration_ms if duration_ms > 0 else b"0s"
+    seconds, rest_ms = divmod(duration_ms, 1000)
+    fraction = b"." + (b"%03d" % rest_ms).rstrip(b"0") if rest_ms else b""
+    if seconds < 60:
+        return b"%d%ss" % (seconds, fraction)
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return b"%dm%d%ss" % (minutes, seconds, fraction)
+    hours, minutes = divmod(minutes, 60)
+    return b"%dh%dm%d%ss" % (hours, minutes, seconds, fraction)
+
+
+def rate_headers(readings: Iterable[Reading]) -> Headers:
+    """The headers for these readings; none for a metric that nothing limits.
+
+    Tightest is the least available; of equals, the one that takes longest to reset.
+    """
+    tokens: Reading | None = None
+    requests: Reading | None = None
+    tokens_face = requests_face = None
+    for reading in readings:
+        face = _faces.get(reading.limit)
+        if face is None or face.cap != reading.cap:
+            face = _face(reading)
+        metric = face.metric
+        if metric is Metric.TOKENS:
+            if tokens is None or _tighter(reading, tokens):
+                tokens, tokens_face = reading, face
+        elif metric is Metric.REQUESTS and (requests is None or _tighter(reading, requests)):
+            requests, requests_face = reading, face
+    headers: Headers = []
+    policy: list[bytes] = []
+    state: list[bytes] = []
+    if requests is not None and requests_face is not None:
+        remaining = b"%d" % requests.available
+        headers += (
+            (b"x-ratelimit-limit-requests", requests_face.cap_text),
+            (b"x-ratelimit-remaining-requests", remaining),
+            (b"x-ratelimit-reset-requests", go_duration(requests.resets_in_ms)),
+        )
+        policy.append(requests_face.policy)
+        state.append(b'"%s";r=%s;t=%d' % (requests_face.name, remaining, -(-requests.resets_in_ms // 1000)))
+    if tokens is not None and tokens_face is not None:
+        remaining = b"%d" % tokens.available
+        headers += (
+            (b"x-ratelimit-limit-tokens", tokens_face.cap_text),
+            (b"x-ratelimit-remaining-tokens", remaining),
+            (b"x-ratelimit-reset-tokens", go_duration(tokens.resets_in_ms)),
+        )
+        policy.append(tokens_face.policy)
+        state.append(b'"%s";r=%s;t=%d' % (tokens_face.name, remaining, -(-tokens.resets_in_ms // 1000)))
+    if policy:
+        headers += ((b"ratelimit-policy", b", ".join(policy)), (b"ratelimit", b", ".join(state)))
+    return headers
+
+
+def _tighter(one: Reading, other: Reading) -> bool:
+    if one.available != other.available:
+        return one.available < other.available
+    return one.resets_in_ms > other.resets_in_ms
+
+
+def retry_headers(retry_after_ms: int) -> Headers:
+    """When to come back: OpenAI's clients read the first, everybody else the second (whole seconds, rounded up)."""
+    return [(b"retry-after-ms", b"%d" % retry_after_ms), (b"retry-after", b"%d" % -(-retry_after_ms // 1000))]

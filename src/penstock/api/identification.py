@@ -1,0 +1,23 @@
+"""Request ids: the client's own if it is harmless, else one of ours."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from random import SystemRandom
+
+_HARMLESS = re.compile(rb"[A-Za-z0-9_-]{1,64}").fullmatch
+_process = SystemRandom().getrandbits(64)
+_numbers = count(1)
+
+
+def request_id(asked: bytes | None) -> str:
+    """Take over the id that a client sent, or make one: unique, and no secret.
+
+    Example:
+        >>> request_id(b"mine-1"), len(request_id(b"not\\nmine"))
+        ('mine-1', 32)
+    """
+    if asked is not None and _HARMLESS(asked):
+        return asked.decode()
+    return f"{_process:016x}{next(_numbers):016x}"

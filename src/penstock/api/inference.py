@@ -1,0 +1,282 @@
+"""The hot path: the three endpoints that reserve, call a model and settle.
+
+Bare ASGI, since a framework's request and response objects cost more here than the quota does. One request::
+
+    head -> credential -> body -> shape -> lane.answer -> whole answer | events
+              401 415       413      400     429 503 502 ...
+
+The client is watched from the moment its body is complete; when it leaves, the task is cancelled, which cancels the
+work upstream and settles what was produced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from hashlib import blake2b
+from typing import Any
+
+from penstock.api.bodies import READERS, UNBOUNDED_BYTES, Shape, decode
+from penstock.api.departure import Departure, Receive
+from penstock.api.failures import BUG, STOPPING, Failure, failure
+from penstock.api.headers import Headers, rate_headers
+from penstock.api.identification import request_id
+from penstock.api.services import Services
+from penstock.errors import (
+    MethodNotAllowed,
+    PenstockError,
+    RequestError,
+    TooLarge,
+    TooSlow,
+    Unauthenticated,
+    UnsupportedMedia,
+)
+from penstock.lanes.credentials import Credential
+from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
+from penstock.ports import RequestRecord
+from penstock.quota.operations import Reading
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+_log = logging.getLogger("penstock.api")
+_JSON = (b"content-type", b"application/json")
+_EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+_BEARER = b"bearer "
+GONE_STATUS = 499  # nobody reads it; nginx's name for a client that left
+
+
+class ClientGone(Exception):
+    """The client left before its body was complete."""
+
+
+class Exchange:
+    """One request and what has been sent of its answer."""
+
+    __slots__ = ("departure", "receive", "record", "scope", "send", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.record = record
+        self.started = False
+        self.departure: Departure | None = None
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head."""
+        self.started = True
+        self.record.status = status
+        headers.append((b"x-request-id", self.record.request_id.encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def whole(self, status: int, body: bytes, readings: Iterable[Reading], extra: Headers) -> None:
+        """Send an answer that is complete; from here on nothing is left to cancel."""
+        self.ignore_departure()
+        headers = rate_headers(readings)
+        headers += extra
+        headers.append(_JSON)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self.start(status, headers)
+        await self.send({"type": "http.response.body", "body": body})
+
+    def ignore_departure(self) -> None:
+        """Stop watching the client."""
+        if self.departure is not None:
+            self.departure.ignore()
+
+    async def fail(self, failed: Failure, readings: tuple[Reading, ...] = ()) -> None:
+        """Send an error: as the answer, or as the last event of a stream that has begun."""
+        self.record.outcome = failed.outcome
+        if not self.started:
+            await self.whole(failed.status, failed.body, failed.readings or readings, failed.headers)
+            return
+        await self.send({"type": "http.response.body", "body": b"data: " + failed.body + b"\n\n"})
+
+
+class Inference:
+    """Serves the hot paths."""
+
+    def __init__(self, services: Services) -> None:
+        self._lane = services.lane
+        self._credentials = services.credentials
+        self._observer = services.observer
+        self._monotonic_s = services.clock.monotonic_s
+        self._bounds = services.bounds
+
+    async def __call__(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request to ``route``, one of ``READERS``; the observer sees it start and finish once."""
+        received_at_s = self._monotonic_s()
+        authorization = content_type = asked_id = None
+        content_bytes = b""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"content-type":
+                content_type = value
+            elif name == b"content-length":
+                content_bytes = value
+            elif name == b"x-request-id":
+                asked_id = value
+        record = RequestRecord(request_id=request_id(asked_id), route=route, received_at_s=received_at_s)
+        exchange = Exchange(scope, receive, send, record)
+        self._observer.started(record)
+        try:
+            await self._guarded(exchange, authorization, content_type, content_bytes)
+        finally:
+            exchange.ignore_departure()
+            record.total_ms = (self._monotonic_s() - received_at_s) * 1000
+            self._observer.finished(record)
+
+    async def _guarded(
+        self, exchange: Exchange, authorization: bytes | None, content_type: bytes | None, content_bytes: bytes
+    ) -> None:
+        """Whatever goes wrong becomes an answer; a bug is logged with the request's id and survived."""
+        record = exchange.record
+        request: InferenceRequest | None = None
+        try:
+            credential = self._check_head(exchange, authorization, content_type, content_bytes)
+            raw = await self._read(exchange.receive)
+            request = self._request(record, credential, raw)
+            task = asyncio.current_task()
+            assert task is not None
+            exchange.departure = Departure(exchange.receive, task=task, loop=asyncio.get_running_loop())
+            reply = await self._answer(request, credential)
+            if type(reply) is Reply:
+                await exchange.whole(reply.status, reply.body, reply.readings, [])
+            else:
+                assert isinstance(reply, StreamReply)
+                await self._stream(exchange, reply)
+        except PenstockError as error:
+            record.error = "" if isinstance(error, RequestError) else error.message
+            await exchange.fail(failure(error), request.readings if request is not None else ())
+        except ClientGone:
+            record.status, record.outcome = GONE_STATUS, "client_gone"
+        except asyncio.CancelledError:
+            await self._cancelled(exchange)
+        except Exception as error:  # noqa: BLE001 - a bug must end one request only
+            _log.exception("request %s: a bug ended it", record.request_id)
+            record.error = type(error).__name__
+            await exchange.fail(BUG)
+
+    async def _cancelled(self, exchange: Exchange) -> None:
+        """The client left, or the service stops and did not wait any longer."""
+        departure = exchange.departure
+        if departure is not None and departure.happened:
+            departure.forgive()
+            exchange.record.outcome = "client_gone"
+            if not exchange.started:
+                exchange.record.status = GONE_STATUS
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        await exchange.fail(STOPPING)
+
+    def _check_head(
+        self, exchange: Exchange, authorization: bytes | None, content_type: bytes | None, content_bytes: bytes
+    ) -> Credential:
+        if exchange.scope["method"] != "POST":
+            raise MethodNotAllowed("this endpoint answers POST only", param="POST")
+        credential = None
+        if authorization is not None and authorization[:7].lower() == _BEARER:
+            credential = self._credentials.read(authorization[7:].strip())
+        if credential is None:
+            raise Unauthenticated("no well-formed key")
+        exchange.record.organisation = credential.organisation
+        exchange.record.key = credential.key
+        if content_type != b"application/json" and (
+            content_type is None or content_type.partition(b";")[0].strip().lower() != b"application/json"
+        ):
+            raise UnsupportedMedia("the body must be declared as content-type: application/json")
+        if content_bytes and int(content_bytes) > self._bounds.body_bytes_max:
+            raise self._too_large()
+        return credential
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"the body is larger than {self._bounds.body_bytes_max} bytes; send less", code="body_too_large"
+        )
+
+    async def _read(self, receive: Receive) -> bytes:
+        """The whole body; most come in one piece."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if not message.get("more_body", False):
+            return self._bounded([message["body"]])
+        try:
+            async with asyncio.timeout(self._bounds.body_s):
+                return await self._read_rest(receive, message["body"])
+        except TimeoutError:
+            raise TooSlow(f"the body did not arrive within {self._bounds.body_s:g} s; send it again") from None
+
+    async def _read_rest(self, receive: Receive, first: bytes) -> bytes:
+        pieces = [first]
+        read_bytes = len(first)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            read_bytes += len(piece)
+            if read_bytes > self._bounds.body_bytes_max:
+                raise self._too_large()
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+    def _bounded(self, pieces: list[bytes]) -> bytes:
+        (body,) = pieces
+        if len(body) > self._bounds.body_bytes_max:
+            raise self._too_large()
+        return body
+
+    def _request(self, record: RequestRecord, credential: Credential, raw: bytes) -> InferenceRequest:
+        body = decode(raw, depth_max=self._bounds.json_depth_max)
+        shape: Shape = READERS[record.route](body, prompts_max=self._bounds.prompts_max)
+        record.model = shape.model
+        record.stream = shape.stream
+        return InferenceRequest(
+            organisation=credential.organisation,
+            key=credential.key,
+            key_mac=credential.macs[0],
+            route=record.route,
+            model=shape.model,
+            body=body,
+            fingerprint=blake2b(raw, digest_size=16).hexdigest(),
+            body_bytes=len(raw) if shape.bytes_bound else UNBOUNDED_BYTES,
+            prompts=shape.prompts,
+            outputs=shape.outputs,
+            max_tokens=shape.max_tokens,
+            stream=shape.stream,
+            include_usage=shape.include_usage,
+            record=record,
+        )
+
+    async def _answer(self, request: InferenceRequest, credential: Credential) -> Reply | StreamReply:
+        """Ask the lane, under each live pepper in turn: a key minted under the older one still passes."""
+        for mac in credential.macs[:-1]:
+            request.key_mac = mac
+            try:
+                return await self._lane.answer(request)
+            except Unauthenticated:
+                continue
+        request.key_mac = credential.macs[-1]
+        return await self._lane.answer(request)
+
+    async def _stream(self, exchange: Exchange, reply: StreamReply) -> None:
+        """Send each event at once; ``send`` waits while the client reads more slowly than the model writes."""
+        events = reply.events
+        send = exchange.send
+        try:
+            await exchange.start(200, rate_headers(reply.readings) + _EVENTS)
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+            exchange.ignore_departure()
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            exchange.ignore_departure()
+            await events.aclose()

@@ -1,0 +1,44 @@
+"""Who may use which path: one table, and what is not in it is refused.
+
+A scope of a key (``routes``) names the right-hand names, so that a key made for chat alone reads no usage.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Audience(StrEnum):
+    """Whom a path serves."""
+
+    ANYONE = "anyone"
+    KEY = "key"  # any key in force whose scope allows the route; checked before the page runs
+    RESERVATION = "reservation"  # the quota store checks key and scope in the same step that reserves
+
+
+class Permission(NamedTuple):
+    """Audience of a path, and its route's name in scopes, logs and metrics."""
+
+    audience: Audience
+    route: str
+
+
+PERMISSIONS: dict[str, Permission] = {
+    "/v1/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
+    "/v1/completions": Permission(Audience.RESERVATION, "completions"),
+    "/v1/embeddings": Permission(Audience.RESERVATION, "embeddings"),
+    "/v1/models": Permission(Audience.KEY, "models"),
+    "/v1/models/{name:path}": Permission(Audience.KEY, "models"),
+    "/v1/usage": Permission(Audience.KEY, "usage"),
+    "/v1/quota": Permission(Audience.KEY, "quota"),
+    "/health": Permission(Audience.ANYONE, "health"),
+    "/health/live": Permission(Audience.ANYONE, "health"),
+    "/health/ready": Permission(Audience.ANYONE, "health"),
+    "/v2/health/live": Permission(Audience.ANYONE, "health"),
+    "/v2/health/ready": Permission(Audience.ANYONE, "health"),
+    "/openapi.json": Permission(Audience.ANYONE, "openapi"),
+}
+
+HOT = {path: route for path, (audience, route) in PERMISSIONS.items() if audience is Audience.RESERVATION}
+"""The paths that are dispatched without a framework."""

@@ -1,0 +1,199 @@
+"""Listens: uvicorn with httptools, a bound on request heads, and an end that lets running requests finish.
+
+uvicorn's httptools protocol bounds neither the size of a head nor the time it may take, and answers what it cannot
+read in plain text; the subclass here adds that and nothing else. Where its hooks cost something per request they do
+nothing unless a head is unusually large or slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from penstock.api.failures import error_body
+from penstock.errors import ConfigurationError
+
+HEAD_TOO_LARGE = 431
+CLEANUP_S = 5.0
+
+
+class HeadTooLarge(Exception):
+    """Raised through the parser, which turns it into its own error."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 whose heads are bounded in bytes and in time.
+
+    A head that arrives in one small packet, as nearly all do, is bounded by that. Only of a large packet, or of one
+    that continues a head, the bytes are counted.
+    """
+
+    head_bytes_max: ClassVar[int] = 16_000
+    head_s: ClassVar[float] = 10.0
+    _continued_bytes = 0
+    _is_counted = False
+    _is_in_head = False
+    _head_timer: asyncio.TimerHandle | None = None
+    _refusal = 400
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection that never sends a whole head is closed."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(self.head_s, self._head_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is left to wait for."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head ended."""
+        self._is_in_head = False
+        if self._head_timer is not None:
+            self._stop_head_timer()
+        if self._is_counted:
+            self._continued_bytes = 0
+            head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if head_bytes > self.head_bytes_max:
+                self._refusal = HEAD_TOO_LARGE
+                raise HeadTooLarge
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; count what continues a head that is still unfinished."""
+        was_in_head = self._is_in_head
+        self._is_counted = was_in_head or len(data) > self.head_bytes_max
+        super().data_received(data)
+        if self._is_in_head and not self.transport.is_closing():
+            if was_in_head:
+                self._continued_bytes += len(data)
+                if self._continued_bytes > self.head_bytes_max:
+                    self._refusal = HEAD_TOO_LARGE
+                    self.send_400_response("")
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(self.head_s, self._head_too_slow)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read gets an error like any other, and the connection ends."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            is_large = self._refusal == HEAD_TOO_LARGE
+            text = f"the head is larger than {self.head_bytes_max} bytes" if is_large else "this is not valid HTTP/1.1"
+            body = error_body(text, kind="invalid_request_error", code="head_too_large" if is_large else "invalid_http")
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[self._refusal] + head + body)
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A request to speak another protocol is answered in this one, which is what HTTP asks."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: wiring stops several listeners together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def serve(
+    application: Callable[..., Any],
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    started: Callable[[int], None] = lambda port: None,
+    shutdown_s: float = 30.0,
+    head_bytes_max: int = 16_000,
+    head_s: float = 10.0,
+    keep_alive_s: float = 75.0,
+) -> None:
+    """Answer until ``stop`` is set, then accept no more, and let running requests end.
+
+    Run it in a uvloop (``uvloop.run``); it takes the loop that it finds.
+
+    Args:
+        port: 0 for a free one.
+        started: Told the port once connections are accepted.
+        shutdown_s: Then what still runs is cancelled, and its client told to send the request again.
+        head_bytes_max: Of a request line with its headers.
+        head_s: How long these may take to arrive.
+        keep_alive_s: How long a connection may be idle.
+
+    Raises:
+        ConfigurationError: The address cannot be listened on.
+    """
+    listener = _listen(host, port)
+    protocol = type("Protocol", (BoundedProtocol,), {"head_bytes_max": head_bytes_max, "head_s": head_s})
+    config = uvicorn.Config(
+        application,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type] # any number of seconds works
+        timeout_graceful_shutdown=shutdown_s,  # type: ignore[arg-type]
+    )
+    server = _Server(config)
+
+    async def stop_when_told() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    waiting = asyncio.create_task(stop_when_told())
+    try:
+        started(listener.getsockname()[1])
+        await server.serve(sockets=[listener])
+    finally:
+        waiting.cancel()
+        listener.close()
+    if server.server_state.tasks:  # cancelled above: let them settle what they had begun
+        await asyncio.wait(server.server_state.tasks, timeout=CLEANUP_S)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigurationError(
+            (f"cannot listen on {host}:{port}: {reason}; stop what listens there, or choose another host or port",)
+        ) from error
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set ``stop`` at the first SIGINT or SIGTERM; a second SIGINT then ends the process as usual."""
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        stop.set()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, told)

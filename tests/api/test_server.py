@@ -1,0 +1,72 @@
+"""Starting and stopping: running requests end, and what does not end in time is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+
+from penstock.api import application, serve
+from penstock.errors import ConfigurationError
+from tests.api.door import Door, listening, read_answer
+from tests.api.test_departure import begin, gated
+
+
+def test_a_running_request_is_answered_before_the_service_stops() -> None:
+    door, gate = gated()
+    with listening(application(door.services())) as (door.port, stop):
+        connection = begin(door)
+        assert gate.reached.wait(10)
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        while True:  # until the listener is closed, which is the stop's first step
+            try:
+                door.connect().close()
+            except (ConnectionRefusedError, ConnectionResetError):
+                break
+        gate.open()
+        answer = read_answer(connection)
+        connection.close()
+        stopping.join()
+    assert answer.status == 200
+    assert door.watcher.last().outcome == "ok"
+
+
+def test_a_request_that_does_not_end_in_time_is_told_to_come_again_and_settled() -> None:
+    door, gate = gated()
+    with listening(application(door.services()), shutdown_s=0.2) as (door.port, stop):
+        connection = begin(door)
+        assert gate.reached.wait(10)
+        stop()
+        answer = read_answer(connection)
+        connection.close()
+    assert (answer.status, answer.error()["code"]) == (503, "stopping")
+    assert answer.headers["retry-after"] == "1"
+    assert door.lane.stopped.is_set()
+    assert not door.store.inspected().holds
+    assert door.watcher.last().status == 503
+
+
+def test_a_stream_that_does_not_end_in_time_ends_with_an_error_and_without_done() -> None:
+    door, gate = gated()
+    with listening(application(door.services()), shutdown_s=0.2) as (door.port, stop):
+        connection = begin(door, stream=True)
+        assert gate.reached.wait(10)
+        stop()
+        answer = read_answer(connection)
+        connection.close()
+    assert answer.body.rstrip().splitlines()[-1].startswith(b'data: {"error"')
+    assert b"[DONE]" not in answer.body
+    assert not door.store.inspected().holds
+
+
+def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
+    async def listen_on(port: int) -> None:
+        await serve(application(Door().services()), host="127.0.0.1", port=port, stop=asyncio.Event())
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}: .* choose another"):
+            asyncio.run(listen_on(port))
