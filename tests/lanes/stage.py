@@ -110,6 +110,21 @@ class Stage:
         self.clock = store.clock
         self.received: list[dict[str, Any]] = []
 
+    def lane_upstream(self) -> str:
+        return f"http://127.0.0.1:{self.servers[0].port}"
+
+    def lower_cap(self, cap: int) -> None:
+        """Leave the budget this much in all."""
+        limit = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.WINDOW, period_ms=86_400_000, cap=cap)
+        self.store.now(
+            Define(
+                organisation="acme",
+                caller_now_ms=self.clock.ms,
+                version=2,
+                definitions=definitions(limits=(limit,), **LEARNED),
+            )
+        )
+
     def used(self) -> int:
         """Tokens posted to the budget."""
         return next(limit.used for limit in self.store.inspect().limits if limit.metric == "tokens")
@@ -120,7 +135,7 @@ class Stage:
 
 
 def request(*, stream: bool = False, route: str = "chat.completions", **changes: Any) -> InferenceRequest:
-    """A request as the API hands it over; its prompt estimates to 8 tokens."""
+    """A request as the API hands it over; its prompt estimates to 7 tokens."""
     body: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "twelve bytes"}]}
     if stream:
         body["stream"] = True

@@ -42,7 +42,7 @@ class EventSplitter:
                 self._ends_with_cr = True
                 piece = piece[:-1]
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if not self._carry and piece.find(b"\n\n") == len(piece) - 2 and piece[:1] != b"\n":
+        if not self._carry and 0 < piece.find(b"\n\n") == len(piece) - 2 and piece[:1] != b"\n":
             return [piece]  # exactly one event, the usual case
         parts = (self._carry + piece).split(b"\n\n")
         self._carry = parts.pop()

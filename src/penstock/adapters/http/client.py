@@ -103,9 +103,9 @@ class HttpClient:
                 raise UpstreamUnreachable("the model server closed the connection at once; nothing was sent")
         try:
             await response.wait_head()
-        finally:
-            if response.status == 0:  # failed or cancelled
-                response.close()
+        except asyncio.CancelledError:  # the head may have arrived all the same
+            response.close()
+            raise
         return response
 
     @property

@@ -1,0 +1,126 @@
+"""The quick way through a streamed answer gives what reading every event gives."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import UpstreamBroken
+from penstock.lanes.chunks import Chunks, RefusedInStream
+from penstock.lanes.event_stream import EventSplitter
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(["", " the", " cat", '"', "\\", "\n\n", '"},"finish_reason":"stop"', "m", "é", "\u2028", "x" * 90]),
+)
+
+
+def chunk(text: str, kind: str, **more: Any) -> dict[str, Any]:
+    """One event of an answer, as one of several servers would write it."""
+    head: dict[str, Any] = {"id": "c", "created": 1, "model": "up/m"}
+    if kind == "completion":
+        return head | {"choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": None}]} | more
+    if kind == "reasoning":
+        return head | {"choices": [{"index": 0, "delta": {"reasoning_content": text}, "finish_reason": None}]} | more
+    if kind == "tool":
+        call = {"index": 0, "id": "t", "function": {"arguments": text}}
+        return head | {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}]} | more
+    if kind == "end":
+        return head | {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]} | more
+    if kind == "pair":
+        return head | {"choices": [{"index": n, "delta": {"content": text}} for n in range(2)]} | more
+    return head | {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} | more
+
+
+EVENTS = st.builds(
+    lambda text, kind, more: chunk(text, kind, **more),
+    TEXTS,
+    st.sampled_from(["chat", "chat", "chat", "completion", "reasoning", "tool", "end", "pair"]),
+    st.sampled_from([{}, {}, {}, {"usage": None}, {"usage": USAGE}, {"created": 2}]),
+)
+STYLES = st.sampled_from([(",", ":"), (", ", ": ")])
+
+
+def expected_tokens(event: dict[str, Any]) -> int:
+    """One for each choice with text, or its length in fours if that is long."""
+    total = 0
+    for choice in event["choices"]:
+        delta = choice.get("delta", {})
+        calls = "".join(call["function"]["arguments"] for call in delta.get("tool_calls", ()))
+        text = choice.get("text", "") + delta.get("content", "") + delta.get("reasoning_content", "") + calls
+        size = len(text.encode())
+        total += 0 if not size else 1 if size <= 16 else -(-size // 4)
+    return total
+
+
+@given(st.lists(EVENTS, max_size=12), STYLES, st.booleans(), st.booleans(), st.booleans())
+def test_what_is_shown_and_counted_is_the_same_on_the_quick_way(
+    sent: list[dict[str, Any]], separators: tuple[str, str], ascii_only: bool, include_usage: bool, same_name: bool
+) -> None:
+    chunks = Chunks(name="up/m" if same_name else "chat", include_usage=include_usage, bytes_per_token=4.0)
+    data = b"".join(
+        b"data: " + json.dumps(event, separators=separators, ensure_ascii=ascii_only).encode() + b"\n\n"
+        for event in sent
+    )
+    shown = chunks.feed(EventSplitter().feed(data))
+    expected = []
+    for event in sent:
+        wanted = dict(event) | {"model": "up/m" if same_name else "chat"}
+        if "usage" in wanted:
+            if include_usage:
+                wanted["usage"] = None
+            else:
+                del wanted["usage"]
+        expected.append(wanted)
+    assert [json.loads(part[6:]) for part in shown.decode().split("\n\n") if part] == expected
+    assert chunks.tokens == sum(expected_tokens(event) for event in sent)
+    assert chunks.events == sum(expected_tokens(event) > 0 for event in sent)
+    reports = [event["usage"] for event in sent if event.get("usage")]
+    assert chunks.usage == (reports[-1] if reports else None)
+
+
+def test_events_of_a_learned_form_pass_unchanged() -> None:
+    chunks = Chunks(name="up/m", include_usage=False, bytes_per_token=4.0)
+    events = [b"data: " + json.dumps(chunk(f" t{n}", "chat")).encode() + b"\n\n" for n in range(5)]
+    for event in events:
+        assert chunks.feed([event]) is event
+    assert chunks.tokens == 5
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"data: not json\n\n",
+        b"data: [1]\n\n",
+        b'data: {"choices": 7}\n\n',
+        b'data: {"choices": [1]\n\n',
+        b"data: \xff\n\n",
+    ],
+)
+def test_an_event_that_is_no_object_is_garbage(event: bytes) -> None:
+    with pytest.raises(UpstreamBroken):
+        Chunks(name="m", include_usage=False, bytes_per_token=4.0).feed([event])
+
+
+def test_an_event_that_is_an_error_is_told_apart() -> None:
+    with pytest.raises(RefusedInStream):
+        Chunks(name="m", include_usage=False, bytes_per_token=4.0).feed([b'data: {"error": {"message": "x"}}\n\n'])
+
+
+def test_comments_are_dropped_and_nothing_after_done_is_shown() -> None:
+    chunks = Chunks(name="m", include_usage=False, bytes_per_token=4.0)
+    assert chunks.feed([b": ping\n\n", b"data: [DONE]\n\n", b'data: {"choices": []}\n\n']) == b""
+    assert chunks.is_done
+
+
+def test_log_probabilities_say_how_many_tokens_an_event_has() -> None:
+    chunks = Chunks(name="m", include_usage=False, bytes_per_token=4.0)
+    event = chunk("two tokens", "chat")
+    event["choices"][0]["logprobs"] = {"content": [{"token": "two"}, {"token": " tokens"}]}
+    chunks.feed([b"data: " + json.dumps(event).encode() + b"\n\n"])
+    assert chunks.tokens == 2
