@@ -187,8 +187,10 @@ def test_refused_request_reaches_no_server_and_says_what_is_missing() -> None:
     async def main() -> None:
         async with staged(sends(whole(completion(usage()))), governed=_budget(139)) as stage:
             await stage.lane.answer(request())
+            refused = request()
             with pytest.raises(QuotaDenied) as caught:
-                await stage.lane.answer(request())
+                await stage.lane.answer(refused)
+            assert refused.record.denied_by == "acme/tokens/day"
             assert caught.value.message.startswith("acme/tokens/day: needs 130 tokens, 129 left; retry in ")
             assert len(stage.received) == 1
 

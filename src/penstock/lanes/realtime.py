@@ -27,7 +27,7 @@ from penstock.lanes.upstreams import Verdict
 from penstock.ports import Clock, Observer, QuotaStore, Spool, UpstreamClient
 from penstock.quota.definitions import Overrun
 from penstock.quota.identity import reservation_id
-from penstock.quota.operations import Lane, Reserve, Reserved, Void
+from penstock.quota.operations import Denied, Lane, Reserve, Reserved, Void
 
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 SETTLE_MARGIN_S: Final = 30.0  # between the upstream's last moment and the reservation's deadline
@@ -138,12 +138,14 @@ class RealtimeLane:
             )
             self._settling.void_later(void, reserve)
             raise
-        if not isinstance(answer, Reserved):
-            raise refusal_error(answer)
         record = request.record
+        record.reserved_ms = (self._clock.monotonic_s() - record.received_at_s) * 1000
+        if not isinstance(answer, Reserved):
+            if isinstance(answer, Denied):
+                record.denied_by = answer.limit
+            raise refusal_error(answer)
         record.reservation = reserve.reservation
         record.tokens_held = answer.tokens_held
-        record.reserved_ms = (self._clock.monotonic_s() - record.received_at_s) * 1000
         request.readings = answer.readings
         admission = Admission(
             request=request,

@@ -138,12 +138,17 @@ def test_text_is_one_readable_line(tmp_path: Path) -> None:
     ]
 
 
-def test_an_ejected_upstream_has_a_line_of_its_own(tmp_path: Path) -> None:
+def test_an_ejection_and_its_end_have_lines_of_their_own_and_the_start_has_none(tmp_path: Path) -> None:
     with writing(tmp_path / "log") as writer:
         log = RequestLog(writer, Vocabulary(organisations=(), models=()), now_ms=lambda: NOW_MS)
-        log.upstream_changed("chat-small", "http://a:8000", False)
-    line = json.loads((tmp_path / "log").read_text())
-    assert (line["event"], line["level"], line["model"]) == ("upstream_ejected", "warning", "chat-small")
+        for healthy in (True, False, True, True):
+            log.upstream_changed("chat-small", "http://a:8000", healthy)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["event"], line["level"]) for line in lines] == [
+        ("upstream_ejected", "warning"),
+        ("upstream_back", "info"),
+    ]
+    assert {(line["model"], line["upstream"]) for line in lines} == {("chat-small", "http://a:8000")}
 
 
 def test_close_writes_every_line_in_order(tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def test_refusals_are_counted_by_metric_and_kind_never_by_limit() -> None:
     assert "acme/tokens/day" not in labels_seen(metrics)
 
 
+def test_a_refusal_without_a_limit_is_counted_and_ends_nothing() -> None:
+    metrics = make_metrics()
+    count(metrics, replace(OK, status=429, outcome="denied", denied_by=""))
+    assert value_of(metrics, "penstock_refusals_total", **TENANT, metric="unknown", kind="unknown") == 1
+
+
 def test_usage_counted_locally_raises_its_counter() -> None:
     metrics = make_metrics()
     count(metrics, OK)

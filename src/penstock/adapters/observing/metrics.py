@@ -6,6 +6,7 @@ Requests add to plain integers (``series``); the families that Prometheus sees a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,7 +16,7 @@ from prometheus_client.registry import Collector
 from penstock.adapters.observing import catalogue
 from penstock.adapters.observing.histograms import COMMIT_BOUNDS_S, COMMIT_EVENT_BOUNDS, Histogram
 from penstock.adapters.observing.series import Aftermath, Pace, Series
-from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.observing.vocabulary import UNKNOWN, Vocabulary
 from penstock.ports import RequestRecord
 from penstock.quota.events import Event, EventKind
 from penstock.quota.limits import parse_limit_id
@@ -153,8 +154,11 @@ class Metrics(Collector):
 
     def _refused(self, record: RequestRecord, labels: _Labels) -> None:
         """Count by metric and kind: a limit's id holds the organisation's own names, and is no label."""
-        limit = parse_limit_id(record.denied_by)
-        key = (labels["organisation"], labels["model"], labels["lane"], limit.metric.value, limit.kind.value)
+        metric = kind = UNKNOWN
+        with suppress(ValueError):  # a record must never end a request in an error
+            limit = parse_limit_id(record.denied_by)
+            metric, kind = limit.metric.value, limit.kind.value
+        key = (labels["organisation"], labels["model"], labels["lane"], metric, kind)
         self._refusals[key] = self._refusals.get(key, 0) + 1
 
     # --- what Prometheus sees ------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class RequestLog:
         self._now_ms = now_ms
         self._as_text = as_text
         self._encode = msgspec.json.Encoder().encode
+        self._ejected: set[tuple[str, str]] = set()
         self._second = -1
         self._second_text = ""
 
@@ -84,7 +85,10 @@ class RequestLog:
         self._writer.write(_as_text(line) if self._as_text else self._encode(line) + b"\n")
 
     def upstream_changed(self, model: str, upstream: str, healthy: bool) -> None:
-        """Write a line of its own: an ejection explains the errors around it."""
+        """Write a line of its own for an ejection and its end: it explains the errors around it."""
+        if healthy and (model, upstream) not in self._ejected:
+            return  # told once for each at the start
+        (self._ejected.discard if healthy else self._ejected.add)((model, upstream))
         event = {
             "time": self._time(),
             "level": "info" if healthy else "warning",
