@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from penstock.adapters.simulated_model import Server, Settings
 from penstock.errors import Forbidden, NotFound, QuotaDenied, StoreUnavailable, Unauthenticated
 from penstock.lanes.requests import Reply, StreamReply
 from penstock.quota.definitions import Key, Kind, Limit, Metric
@@ -50,6 +52,20 @@ def test_whole_answer_is_charged_what_the_server_reports_and_bears_our_name() ->
             assert record.reservation == posted.reservation
             assert record.tokens_held == posted.tokens_held
             stage.assert_nothing_is_held()
+
+    asyncio.run(main())
+
+
+def test_the_server_is_told_the_reservation_as_the_requests_id(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = tmp_path / "produced.jsonl"
+        async with Server(Settings(models=("org/real-model",)), log=log) as server:
+            async with staged(addresses=(server.url,)) as stage:
+                await stage.lane.answer(request())
+                (posted,) = stage.store.ends()
+            server.journal.flush()
+        (produced,) = log.read_text().splitlines()
+        assert json.loads(produced)["request_id"] == posted.reservation
 
     asyncio.run(main())
 

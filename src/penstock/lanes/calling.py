@@ -80,7 +80,7 @@ class Caller:
             request = UpstreamRequest(
                 method="POST",
                 url=url,
-                headers=headers,
+                headers={**headers, "x-request-id": record.reservation},
                 body=body,
                 connect_s=model.connect_s,
                 first_byte_s=model.first_byte_s,
