@@ -48,14 +48,17 @@ def upstream_body(request: InferenceRequest, model: ServedModel) -> bytes:
 class Answer:
     """A whole answer. ``usage`` is the server's checked report; ``tokens`` were counted here if there is none."""
 
+    received: bytes
     fields: dict[str, msgspec.Raw]
     usage: Usage | None
     tokens: int = 0
 
     def body(self, name: str, charged: Usage) -> bytes:
         """What the client gets: the model by its own name, and the usage that it is charged."""
-        fields = self.fields
-        fields["model"] = msgspec.Raw(_encode(name))
+        fields, our_name = self.fields, _encode(name)
+        if self.usage is not None and bytes(fields.get("model", b"")) == our_name:
+            return self.received
+        fields["model"] = msgspec.Raw(our_name)
         if self.usage is None:
             usage = {"prompt_tokens": charged.prompt, "total_tokens": charged.prompt + charged.completion}
             if "choices" in fields:
@@ -74,14 +77,14 @@ def read_answer(body: bytes, bounds: Bounds, bytes_per_token: float) -> Answer:
         fields = _decode_fields(body)
         usage = reported_usage(_decode(fields["usage"]) if "usage" in fields else None, bounds)
         if usage is not None and ("choices" in fields or "data" in fields):
-            return Answer(fields, usage)
+            return Answer(body, fields, usage)
         choices = _decode(fields["choices"]) if "choices" in fields else []
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UpstreamBroken("the model server's answer is not a JSON object") from error
     if not isinstance(choices, list) or not ("choices" in fields or "data" in fields):
         raise UpstreamBroken("the model server's answer has neither choices nor data")
     tokens = sum(choice_tokens(choice, bytes_per_token, streamed=False) for choice in choices)
-    return Answer(fields, None, tokens)
+    return Answer(body, fields, None, tokens)
 
 
 def sanitised_error(body: bytes, status: int, model: ServedModel) -> bytes:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -40,7 +41,7 @@ class RealtimeLane:
         models: By the name that clients use.
         spool: Takes what the store does not acknowledge; by default it is tried again in this process.
         overrun: An organisation's policy for streams that outgrow a hold that was an estimate.
-        random_bits: For reservation ids; drawn from the system unless a test draws them.
+        random_bits: For reservation ids, which must differ and are no secret.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class RealtimeLane:
         observer: Observer,
         spool: Spool | None = None,
         overrun: Callable[[str], Overrun] = lambda organisation: Overrun.STOP,
-        random_bits: Callable[[int], int] = secrets.randbits,
+        random_bits: Callable[[int], int] | None = None,
     ) -> None:
         self._quota = quota
         self._clock = clock
         self._models = models
         self._overrun = overrun
-        self._random_bits = random_bits
+        self._random_bits = random_bits or random.Random(secrets.randbits(256)).getrandbits
         self._caller = Caller(client, clock, observer, models.values())
         self._retries = RetryInProcess(quota)
         self._settling = Settling(quota, self._retries if spool is None else spool)

@@ -47,14 +47,11 @@ class Balance:
 
     def pick(self, *, now_s: float, avoid: Collection[int] = ()) -> int | None:
         """Choose a server and count a request in flight to it; None if all are to be avoided."""
-        left = [index for index in range(len(self._standings)) if index not in avoid]
+        standings = self._standings
+        left = [index for index in range(len(standings)) if index not in avoid] if avoid else range(len(standings))
         if not left:
             return None
-        standings = self._standings
-        usable = [index for index in left if self._is_usable(standings[index], now_s)]
-        if not usable:
-            usable = [min(left, key=lambda index: standings[index].ejected_until_s)]
-        chosen = usable[0] if len(usable) == 1 else self._least_busy(usable)
+        chosen = left[0] if len(left) == 1 else self._choose(left, now_s)
         standing = standings[chosen]
         standing.in_flight += 1
         standing.being_tried = standing.ejected_s > 0
@@ -77,6 +74,13 @@ class Balance:
                 standing.ejected_until_s = now_s + standing.ejected_s
                 return None if tried else False
         return None
+
+    def _choose(self, left: Sequence[int], now_s: float) -> int:
+        standings = self._standings
+        usable = [index for index in left if self._is_usable(standings[index], now_s)]
+        if not usable:
+            return min(left, key=lambda index: standings[index].ejected_until_s)
+        return usable[0] if len(usable) == 1 else self._least_busy(usable)
 
     @staticmethod
     def _is_usable(standing: _Standing, now_s: float) -> bool:
