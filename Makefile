@@ -40,6 +40,10 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 	$(BIN)/pytest -n $(JOBS) -m "not slow and not local_model and not cluster"
 	$(BIN)/penstock check $(CONFIG)
 
+.PHONY: torture
+torture: $(VENV)/dev.stamp ## kill the embedded service 50 times under load, at every point between two writes: 5 minutes
+	PENSTOCK_TORTURE=1 $(BIN)/pytest tests/adapters/embedded/test_torture.py
+
 .PHONY: bento
 bento: $(BENTO) ## build our Bento distribution into the user's cache folder
 

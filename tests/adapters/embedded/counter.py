@@ -63,13 +63,23 @@ ACME = Definitions(
 
 
 class Counter:
-    """Calls with everything but the point filled in; the clock is ``now_ms``, and only a test moves it."""
+    """Calls with everything but the point filled in; a number names a reservation."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], int] | None = None) -> None:
         self.path = path
-        self.now_ms = START_MS
+        self._clock = clock
+        self._stands_at_ms = START_MS
         self.commits = CommitCounts()
         self.store: EmbeddedStore
+
+    @property
+    def now_ms(self) -> int:
+        """The clock, Unix milliseconds: the one given, or one that stands until it is set."""
+        return self._stands_at_ms if self._clock is None else self._clock()
+
+    @now_ms.setter
+    def now_ms(self, now_ms: int) -> None:
+        self._stands_at_ms = now_ms
 
     @asynccontextmanager
     async def opened(self, definitions: Definitions = ACME, **options: Any) -> AsyncIterator[EmbeddedStore]:
@@ -87,7 +97,7 @@ class Counter:
             self.commits.groups = 0
             yield self.store
 
-    async def reserve(self, number: int, **fields: Any) -> Any:
+    async def reserve(self, number: int | str, **fields: Any) -> Any:
         """Hold 300 prompt bytes and 200 outputs for the reservation of this number."""
         call: dict[str, Any] = {
             "organisation": "acme",
@@ -106,7 +116,7 @@ class Counter:
         }
         return await self.store.apply(Reserve(**{**call, **fields}))
 
-    async def settle(self, number: int, usage: Usage | None = None) -> Any:
+    async def settle(self, number: int | str, usage: Usage | None = None) -> Any:
         """Settle with 100 + 50 tokens, or with ``usage``."""
         call = Settle(
             organisation="acme",
@@ -116,12 +126,12 @@ class Counter:
         )
         return await self.store.apply(call)
 
-    async def void(self, number: int) -> Any:
+    async def void(self, number: int | str) -> Any:
         """Void it."""
         call = Void(organisation="acme", caller_now_ms=self.now_ms, reservation=name(number), reason="test")
         return await self.store.apply(call)
 
-    async def touch(self, number: int, prompt: int, completion: int) -> Any:
+    async def touch(self, number: int | str, prompt: int, completion: int) -> Any:
         """Record progress."""
         call = Touch(
             organisation="acme",
@@ -173,9 +183,9 @@ class Counter:
         return count
 
 
-def name(number: int) -> str:
-    """The reservation of this number."""
-    return reservation_id(START_MS, number)
+def name(number: int | str) -> str:
+    """The reservation of this number; a whole id stays what it is."""
+    return number if isinstance(number, str) else reservation_id(START_MS, number)
 
 
 def used(inspected: Inspected, limit: str) -> int:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from sqlalchemy import text
 
-from penstock.adapters.embedded.crash_points import ACKNOWLEDGED
+from penstock.adapters.embedded.crash_points import ACKNOWLEDGED, GROUP_TAKEN
 from penstock.adapters.sql.database import open_engine, writing
 from penstock.errors import StoreUnavailable
 from penstock.quota import (
@@ -120,10 +120,12 @@ def test_the_row_of_an_open_request_goes_with_its_settle(counter: Counter) -> No
 
 def test_a_settle_whose_caller_is_gone_is_committed_all_the_same(counter: Counter) -> None:
     async def test() -> None:
-        async with counter.opened():
+        taken = asyncio.Event()
+        async with counter.opened(reached=lambda point: taken.set() if point == GROUP_TAKEN else None):
             await counter.reserve(1)
+            taken.clear()
             task = asyncio.create_task(counter.settle(1))
-            await asyncio.sleep(0)
+            await taken.wait()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         assert len(counter.ledger()) == 1
@@ -224,16 +226,19 @@ def test_a_store_that_closes_in_the_middle_of_a_failure_says_what_is_lost(counte
 
 def test_the_ledger_stands_still_while_it_is_audited(counter: Counter) -> None:
     async def test() -> None:
-        async with counter.opened() as store:
+        taken = asyncio.Event()
+        async with counter.opened(reached=lambda point: taken.set() if point == GROUP_TAKEN else None) as store:
             for number in range(20):
                 await counter.reserve(number)
+            taken.clear()
             settles = [asyncio.create_task(counter.settle(number)) for number in range(20)]
-            await asyncio.sleep(0)
+            await taken.wait()
+            await counter.reserve(20)
+            settles += [asyncio.create_task(counter.void(20))]
             async with store.unwritten() as unwritten:
-                before = len(counter.ledger())
-                await asyncio.sleep(0)
-                assert len(counter.ledger()) == before
-                assert before + len(unwritten) == 20
+                before = len(await asyncio.to_thread(counter.ledger))
+                assert len(await asyncio.to_thread(counter.ledger)) == before
+                assert before + len(unwritten) == 21
             await asyncio.gather(*settles)
             assert await counter.differences() == []
             assert held(await counter.inspect()) == {}
