@@ -363,9 +363,7 @@ def _stand_in(type_: inspect.Type) -> Any:
 
 
 def wanted_text(type_: inspect.Type) -> str:
-    """What a setting wants, in words."""
-    if isinstance(type_, inspect.UnionType):
-        return wanted_text(next(member for member in type_.types if not isinstance(member, inspect.NoneType)))
+    """What a setting wants, in words; ``type_`` without "or nothing"."""
     if isinstance(type_, inspect.Metadata):
         name = (type_.extra or {})["notation"]
         return (
