@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -241,6 +241,7 @@ class Watcher:
     def __init__(self) -> None:
         self.begun: list[RequestRecord] = []
         self.ended: list[RequestRecord] = []
+        self.upstreams: list[tuple[str, bool]] = []
         self._changed = threading.Condition()
 
     def started(self, record: RequestRecord) -> None:
@@ -254,7 +255,7 @@ class Watcher:
             self._changed.notify_all()
 
     def upstream_changed(self, model: str, upstream: str, healthy: bool) -> None:
-        raise AssertionError("no upstream here")
+        self.upstreams.append((model, healthy))
 
     def last(self, count: int = 1) -> RequestRecord:
         """The newest finished record, once ``count`` have finished."""
@@ -315,6 +316,16 @@ class Door:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def begin(self, **more: object) -> socket.socket:
+        """Send a chat request, and read nothing."""
+        body = json.dumps(chat_body(**more)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
+        connection = self.connect()
+        connection.sendall(
+            f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        )
+        return connection
 
     def raw(self, request: bytes) -> Answer:
         """Send bytes and read one answer."""
@@ -391,8 +402,13 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 @contextmanager
-def listening(app: Callable[..., object], **options: float) -> Iterator[tuple[int, Callable[[], None]]]:
-    """Run ``serve`` in a thread; gives its port, and a function that asks it to stop and waits."""
+def listening(
+    app: Callable[..., object],
+    *,
+    around: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    **options: float,
+) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Run ``serve`` in a thread, within ``around``; gives its port, and a function that stops it and waits."""
     ready = threading.Event()
     found: dict[str, object] = {}
 
@@ -405,7 +421,8 @@ def listening(app: Callable[..., object], **options: float) -> Iterator[tuple[in
             found["port"] = port
             ready.set()
 
-        await serve(app, host="127.0.0.1", port=0, stop=stop, started=started, **options)  # type: ignore[arg-type]
+        async with around():
+            await serve(app, host="127.0.0.1", port=0, stop=stop, started=started, **options)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()
@@ -429,10 +446,10 @@ def listening(app: Callable[..., object], **options: float) -> Iterator[tuple[in
 
 
 @contextmanager
-def open_door(door: Door | None = None, **options: float) -> Iterator[Door]:
+def open_door(door: Door | None = None, *, head_s: float = 10.0) -> Iterator[Door]:
     """The API, listening."""
     door = door or Door()
-    with listening(application(door.services()), **options) as (door.port, _):
+    with listening(application(door.services()), head_s=head_s) as (door.port, _):
         yield door
 
 

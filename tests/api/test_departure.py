@@ -36,14 +36,6 @@ def gated() -> tuple[Door, Gate]:
     return door, gate
 
 
-def begin(door: Door, **more: object) -> socket.socket:
-    body = json.dumps(chat_body(**more)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
-    connection = door.connect()
-    connection.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-    return connection
-
-
 def leave(connection: socket.socket, how: str) -> None:
     if how == "reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -55,7 +47,7 @@ def leave(connection: socket.socket, how: str) -> None:
 def test_a_client_that_leaves_cancels_the_work_and_frees_its_hold(how: str, stream: bool) -> None:
     door, gate = gated()
     with open_door(door):
-        connection = begin(door, stream=stream)
+        connection = door.begin(stream=stream)
         assert gate.reached.wait(10)
         assert door.store.inspected().holds
         leave(connection, how)
@@ -71,7 +63,7 @@ def test_a_client_that_leaves_cancels_the_work_and_frees_its_hold(how: str, stre
 def test_a_client_that_stays_is_answered_though_it_was_watched() -> None:
     door, gate = gated()
     with open_door(door):
-        connection = begin(door)
+        connection = door.begin()
         assert gate.reached.wait(10)
         gate.open()
         answer = connection.recv(65536)
@@ -99,7 +91,7 @@ def test_a_client_that_stops_reading_stops_the_model_too() -> None:
     door.lane.words = ["x" * 100_000] * 2_000
     door.lane.pause = lambda: asyncio.sleep(0)
     with open_door(door):
-        connection = begin(door, stream=True)
+        connection = door.begin(stream=True)
         first = connection.recv(1024)
         assert first.startswith(b"HTTP/1.1 200")
         leave(connection, "reset")
@@ -110,7 +102,7 @@ def test_a_client_that_stops_reading_stops_the_model_too() -> None:
 
 def test_two_requests_on_one_connection_are_answered_in_order() -> None:
     with open_door() as door:
-        connection = begin(door)
+        connection = door.begin()
         body = json.dumps(chat_body(model="nothing")).encode()
         connection.sendall(
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"

@@ -11,13 +11,13 @@ import pytest
 from penstock.api import application, serve
 from penstock.errors import ConfigurationError
 from tests.api.door import Door, listening, read_answer
-from tests.api.test_departure import begin, gated
+from tests.api.test_departure import gated
 
 
 def test_a_running_request_is_answered_before_the_service_stops() -> None:
     door, gate = gated()
     with listening(application(door.services())) as (door.port, stop):
-        connection = begin(door)
+        connection = door.begin()
         assert gate.reached.wait(10)
         stopping = threading.Thread(target=stop)
         stopping.start()
@@ -37,7 +37,7 @@ def test_a_running_request_is_answered_before_the_service_stops() -> None:
 def test_a_request_that_does_not_end_in_time_is_told_to_come_again_and_settled() -> None:
     door, gate = gated()
     with listening(application(door.services()), shutdown_s=0.2) as (door.port, stop):
-        connection = begin(door)
+        connection = door.begin()
         assert gate.reached.wait(10)
         stop()
         answer = read_answer(connection)
@@ -52,7 +52,7 @@ def test_a_request_that_does_not_end_in_time_is_told_to_come_again_and_settled()
 def test_a_stream_that_does_not_end_in_time_ends_with_an_error_and_without_done() -> None:
     door, gate = gated()
     with listening(application(door.services()), shutdown_s=0.2) as (door.port, stop):
-        connection = begin(door, stream=True)
+        connection = door.begin(stream=True)
         assert gate.reached.wait(10)
         stop()
         answer = read_answer(connection)
