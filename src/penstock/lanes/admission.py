@@ -66,12 +66,6 @@ class Admission:
             cost_nanos = await self.settling.settle(self._settle_call(usage), self.reserve)
             self.request.record.cost_nanos = cost_nanos
 
-    def settle_later(self, usage: Usage) -> None:
-        """The same for a client that is gone: nobody waits."""
-        if self._end():
-            self._record(usage)
-            self.settling.settle_later(self._settle_call(usage), self.reserve)
-
     async def void(self, reason: str) -> None:
         """Charge nothing."""
         if self._end():

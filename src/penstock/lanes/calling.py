@@ -63,6 +63,8 @@ class Caller:
     async def open(self, model: ServedModel, route: str, body: bytes, record: RequestRecord) -> Called:
         """Ask, and return once an answer with status 200 begins; ``release`` ends it.
 
+        The reservation's id goes along as ``x-request-id``, so that the server's log can be compared with the ledger.
+
         Raises:
             UpstreamError: Its subclasses as ``UpstreamClient.open``; itself for an error status. Then ``status`` is
                 set only if the client is to see it: 400, 413, 415, 422, 429, 503.

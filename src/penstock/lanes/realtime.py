@@ -99,7 +99,7 @@ class RealtimeLane:
         except UpstreamError as error:
             raise await admission.fail(error) from error
         except asyncio.CancelledError:
-            admission.settle_later(admission.local(0))
+            await admission.settle(admission.local(0))
             raise
         admission.called = called
         if admission.is_cancelled:  # while nobody had answered yet
@@ -119,7 +119,7 @@ class RealtimeLane:
             raise await admission.fail(error) from error
         except asyncio.CancelledError:
             admission.release(Verdict.NOTHING)
-            admission.settle_later(admission.local(0))
+            await admission.settle(admission.local(0))
             raise
         admission.release(Verdict.WORKED)
         usage = admission.local(answer.tokens) if answer.usage is None else answer.usage

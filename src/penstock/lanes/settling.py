@@ -65,12 +65,8 @@ class Settling:
         """Charge nothing. As ``settle`` otherwise."""
         await self._end(void, reserve)
 
-    def settle_later(self, settle: Settle, reserve: Reserve) -> None:
-        """The same, for a caller that cannot wait."""
-        self._go_on(self._end(settle, reserve))
-
     def void_later(self, void: Void, reserve: Reserve) -> None:
-        """The same, for a caller that cannot wait."""
+        """The same, for a caller that must not wait for a store that is away."""
         self._go_on(self._end(void, reserve))
 
     async def close(self) -> None:

@@ -76,7 +76,7 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         except UpstreamError as error:
             raise await self._fail(error) from error
         except asyncio.CancelledError:
-            self._abandon()
+            await self.aclose()
             raise
 
     async def __anext__(self) -> bytes:
@@ -95,7 +95,7 @@ class AnswerStream(AsyncGenerator[bytes, None]):
             record.error = type(error).__name__
             return error_event(shown.message, record.outcome)
         except asyncio.CancelledError:
-            self._abandon()
+            await self.aclose()
             raise
 
     async def asend(self, value: None) -> bytes:
@@ -172,13 +172,6 @@ class AnswerStream(AsyncGenerator[bytes, None]):
             self._admission.release(Verdict.FAILED)
             await self._admission.settle(usage)
         return await self._admission.fail(error)
-
-    def _abandon(self) -> None:
-        """The client is gone, and so is the task that would wait."""
-        self._is_over = True
-        self._admission.request.record.outcome = "client_gone"
-        self._admission.release(Verdict.NOTHING)
-        self._admission.settle_later(self._usage())
 
     async def _drain(self) -> None:
         """Read the end of the body, which follows ``[DONE]`` at once, so that the connection can be kept."""

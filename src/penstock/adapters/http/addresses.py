@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -50,7 +51,7 @@ def parse_address(url: str) -> Address:
     return Address(origin, f"{target} HTTP/1.1\r\nhost: {parts.netloc}\r\n")
 
 
-def request_head(method: str, address: Address, headers: dict[str, str], body_bytes: int) -> bytes:
+def request_head(method: str, address: Address, headers: Mapping[str, str], body_bytes: int) -> bytes:
     """Write a request's head. ``headers`` must not name host, content-length or transfer-encoding.
 
     Raises:

@@ -92,7 +92,7 @@ class HttpClient:
         pool = self._pools.get(address.origin)
         if pool is None:
             pool = self._pools[address.origin] = _Pool(self._idle_max)
-        head = request_head(request.method, address, dict(request.headers), len(request.body))
+        head = request_head(request.method, address, request.headers, len(request.body))
         response = None
         while response is None and (connection := pool.take()) is not None:
             response = connection.send(head, request.body, request)
