@@ -29,7 +29,7 @@ class Target:
 
     def request(self) -> bytes:
         """The request as it goes over the wire."""
-        content = json.dumps(self.body).encode()
+        content = json.dumps(self.body, separators=(",", ":")).encode()
         lines = [
             f"POST {self.path} HTTP/1.1",
             f"Host: {HOST}:{self.port}",

@@ -46,7 +46,7 @@ class Gateway:
 
 def model_server(*, tokens: int, decode: int = 0) -> Gateway:
     """The model server behind every gateway: ``tokens`` tokens each answer, ``decode`` a second (0: at once)."""
-    command = (str(PENSTOCK), "simulate-model", "--port", str(MODEL_PORT), "--model", MODEL)
+    command = (str(PENSTOCK), "simulate-model", "--port", str(MODEL_PORT), "--model", MODEL, "--model", "m")
     options = ("--tokens", str(tokens), "--decode", str(decode))
     return Gateway("model-server", (*command, *options), MODEL_PORT)
 
