@@ -257,3 +257,17 @@ def test_keys_may_be_written_by_another_process_while_the_service_runs(counter: 
             assert isinstance(await counter.settle(1), Settled)
 
     run(test)
+
+
+@pytest.mark.parametrize("reservation", ["r1", "f" * 32, ""])
+def test_an_id_that_has_no_month_is_refused_before_it_can_spoil_a_group(counter: Counter, reservation: str) -> None:
+    async def test() -> None:
+        async with counter.opened():
+            with pytest.raises(ValueError):  # noqa: PT011 - the number's own message
+                await counter.reserve(reservation)
+            with pytest.raises(ValueError):  # noqa: PT011
+                await counter.void(reservation)
+            await counter.reserve(1)
+            assert isinstance(await counter.settle(1), Settled)
+
+    run(test)

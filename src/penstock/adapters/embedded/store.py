@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from penstock.adapters.embedded import crash_points
 from penstock.adapters.embedded.committing import GroupCommitter
 from penstock.adapters.embedded.crash_points import Reached
+from penstock.adapters.sql.rows import month_of
 from penstock.errors import StoreUnavailable
 from penstock.quota.events import Event
 from penstock.quota.model import Organisation
@@ -25,9 +26,9 @@ from penstock.quota.operations import (
     Cancel,
     Define,
     Lane,
-    NotReady,
     Post,
     Ready,
+    Reassert,
     Reserve,
     Settle,
     Sweep,
@@ -37,6 +38,7 @@ from penstock.quota.operations import (
 A = TypeVar("A")
 
 _ADMITTING = (Reserve, Acquire)
+_NAMING = (Reserve, Acquire, Void, Post, Reassert)  # may write a row of an id that was not known before
 _AWAITED = (Settle, Void, Post, Cancel, Sweep, Acquire, Ready)
 
 
@@ -68,18 +70,26 @@ class EmbeddedStore:
         return tuple(sorted(self._organisations))
 
     async def apply(self, call: Call[A]) -> A:
-        """See ``penstock.ports.QuotaStore.apply``; a ``Define`` of a new organisation creates it."""
+        """See ``penstock.ports.QuotaStore.apply``; a ``Define`` of a new organisation creates it.
+
+        Raises:
+            StoreUnavailable: A commit failed. What was asked is done in memory, and is tried again until it is durable;
+                a reserve or acquire while commits fail is refused before anything is done.
+            ValueError: A reservation's id does not begin with its time: our own mistake.
+        """
         kind = type(call)
         if self._committer.failure is not None and kind in _ADMITTING:
             raise StoreUnavailable(
                 f"the ledger cannot be written: {self._committer.failure}; nothing is admitted until it can"
             )
+        if kind in _NAMING:
+            month_of(_named(call))  # the writer could not place a row of it, and would fail for everyone, for ever
         organisation = self._organisations.get(call.organisation)
         if organisation is None:
-            if kind is not Define:
-                return cast(A, NotReady())
-            organisation = self._organisations[call.organisation] = Organisation(call.organisation)
+            organisation = Organisation(call.organisation)
         answer = organisation.apply(call, time_ms=self._now_ms())
+        if kind is Define and organisation.version:
+            self._organisations[call.organisation] = organisation
         self._reached(crash_points.APPLIED)
         if organisation.outbox or organisation.changed or kind is Ready:
             self._committer.join(organisation)
@@ -99,3 +109,8 @@ class EmbeddedStore:
             StoreUnavailable: The last commit failed.
         """
         await self._committer.close()
+
+
+def _named(call: Call[Any]) -> str:
+    arguments = call.arguments if isinstance(call, Post | Reassert) else call
+    return cast(Reserve, arguments).reservation

@@ -58,7 +58,7 @@ def month_of(reservation: str) -> int:
     """The ledger's partition of a reservation, yyyymm in UTC, read from its id.
 
     Raises:
-        ValueError: The id does not begin with its time.
+        ValueError: The id does not begin with its time, or with one after the year 9999.
 
     Example:
         >>> month_of('018bcfe56800000000000000000000ff')
