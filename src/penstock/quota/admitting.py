@@ -61,7 +61,7 @@ def reserve(account: Account, call: Reserve, time_ms: int) -> ReserveAnswer:
     known = find(account, call.reservation, now_ms)
     definitions = account.definitions
     key = definitions.keys.get(call.key)
-    if key is None or not _is_valid(key, call.key_mac, now_ms):
+    if key is None or not is_valid(key, call.key_mac, now_ms):
         return NoKey()
     if key.models is not None and call.model not in key.models:
         return OutOfScope("model")
@@ -103,8 +103,12 @@ def fault_in(call: ReserveArguments[Any]) -> str | None:
     return None
 
 
-def _is_valid(key: Key, mac: str, now_ms: int) -> bool:
-    """Whether the credential is this key's, and the key is good now."""
+def is_valid(key: Key, mac: str, now_ms: int) -> bool:
+    """Whether the credential is this key's, and the key is good now.
+
+    Args:
+        mac: Lower-case hex; empty for a verified subject, which has no secret.
+    """
     if key.revoked or (key.expires_at_ms and now_ms >= key.expires_at_ms):
         return False
     if key.verified:

@@ -69,6 +69,11 @@ class EmbeddedStore:
         """Their names, sorted."""
         return tuple(sorted(self._organisations))
 
+    @property
+    def failure(self) -> str | None:
+        """Why the last commit failed; None while commits work."""
+        return self._committer.failure
+
     async def apply(self, call: Call[A]) -> A:
         """See ``penstock.ports.QuotaStore.apply``; a ``Define`` of a new organisation creates it.
 
@@ -78,10 +83,8 @@ class EmbeddedStore:
             ValueError: A reservation's id does not begin with its time: our own mistake.
         """
         kind = type(call)
-        if self._committer.failure is not None and kind in _ADMITTING:
-            raise StoreUnavailable(
-                f"the ledger cannot be written: {self._committer.failure}; nothing is admitted until it can"
-            )
+        if self.failure is not None and kind in _ADMITTING:
+            raise StoreUnavailable(f"the ledger cannot be written: {self.failure}; nothing is admitted until it can")
         if kind in _NAMING:
             month_of(_named(call))  # the writer could not place a row of it, and would fail for everyone, for ever
         organisation = self._organisations.get(call.organisation)

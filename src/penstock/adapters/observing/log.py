@@ -114,10 +114,11 @@ def configure_log(writer: LineWriter, log_format: LogFormat, *, level: int = log
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"
+        logger.setLevel(max(level, logging.WARNING))  # that they start is no news
     return handler
 
 

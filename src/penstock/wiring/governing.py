@@ -1,0 +1,82 @@
+"""Keeps what governs requests up to date while the service runs: the file's limits, and the database's keys.
+
+Keys change under a running service, from the command line. Their table has a version; once a second it is read,
+and a new one is defined for every organisation, so that a revoked key is refused within that second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from penstock.adapters.sql.keys import Keys
+from penstock.adapters.sql.watching import watch
+from penstock.config import Configuration, definitions
+from penstock.lanes.credentials import Credential
+from penstock.ports import Clock, QuotaStore
+from penstock.quota.admitting import is_valid
+from penstock.quota.definitions import Definitions, Key
+from penstock.quota.operations import Define, Refused
+
+_log = logging.getLogger(__name__)
+
+
+class Governing:
+    """The definitions of every organisation, current as of ``version``.
+
+    Args:
+        configuration: Limits, models and prices.
+        keys: The table of keys.
+    """
+
+    def __init__(self, configuration: Configuration, keys: Keys, clock: Clock) -> None:
+        self._file = {name: definitions(configuration, name) for name in configuration.organisations}
+        self._keys = keys
+        self._clock = clock
+        self._version = 0
+        self.current: dict[str, Definitions] = {}
+        self.read()
+
+    @property
+    def version(self) -> int:
+        """Of ``current``; at least 1, and higher after each change of the keys."""
+        return self._version
+
+    def read(self) -> bool:
+        """Read the keys if they changed since; tells whether they did. Waits for the database."""
+        version = self._keys.version() + 1
+        if version == self._version:
+            return False
+        found: dict[str, dict[str, Key]] = {name: {} for name in self._file}
+        for stored in self._keys.list():
+            if stored.organisation in found:
+                found[stored.organisation][stored.key.id] = stored.key
+        self.current = {name: replace(each, keys=found[name]) for name, each in self._file.items()}
+        self._version = version
+        return True
+
+    async def watch(self, quota: QuotaStore) -> None:
+        """Define each change of the keys, within about a second, until cancelled."""
+
+        async def changed(_version: int) -> None:
+            if await asyncio.to_thread(self.read):
+                await self._define(quota)
+
+        await watch(self._keys, changed, known=self._version - 1)
+
+    async def _define(self, quota: QuotaStore) -> None:
+        for name, each in self.current.items():
+            answer = await quota.apply(
+                Define(organisation=name, caller_now_ms=self._clock.now_ms(), version=self._version, definitions=each)
+            )
+            if isinstance(answer, Refused):
+                _log.error("definitions refused", extra={"organisation": name, "why": answer.why})
+        _log.info("keys changed", extra={"version": self._version})
+
+    async def check(self, credential: Credential) -> Key | None:
+        """The key, if it is right now; see ``penstock.api.KeyCheck``."""
+        governing = self.current.get(credential.organisation)
+        key = None if governing is None else governing.keys.get(credential.key)
+        now_ms = self._clock.now_ms()
+        return key if key is not None and any(is_valid(key, mac, now_ms) for mac in credential.macs) else None

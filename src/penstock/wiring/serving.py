@@ -1,0 +1,270 @@
+"""The embedded default: one process, no services. Builds every part, runs them, and takes them down in order.
+
+::
+
+    database -> quota -> local model -> upstream client -> lane -> API and operations port
+    and down the same way: listeners first, then the lane's settles, then the last commit
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock import __version__
+from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
+from penstock.adapters.embedded.crash_points import unnoticed
+from penstock.adapters.http import HttpClient
+from penstock.adapters.local_model import LocalModel
+from penstock.adapters.observing.fan_out import FanOut
+from penstock.adapters.observing.lines import LineWriter
+from penstock.adapters.observing.metrics import Metrics
+from penstock.adapters.observing.request_log import RequestLog
+from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.sql.database import migrate, open_engine
+from penstock.adapters.sql.keys import Keys
+from penstock.adapters.sql.ledger import SqlLedger
+from penstock.api import Bounds, ModelCard, Services, application, operations_application, serve
+from penstock.config import Configuration
+from penstock.lanes.credentials import Credentials, mac, mint
+from penstock.lanes.realtime import RealtimeLane
+from penstock.ports import Clock, Observer
+from penstock.quota.definitions import Key
+from penstock.quota.operations import Inspect, Inspected, Sweep
+from penstock.wiring.auditing import audit_service
+from penstock.wiring.clock import SystemClock
+from penstock.wiring.crash import VARIABLE, crash_from
+from penstock.wiring.governing import Governing
+from penstock.wiring.models import ca_files, local_model_name, served_models
+from penstock.wiring.places import Places
+from penstock.wiring.running import Running, announce, retract
+from penstock.wiring.secrets import read_peppers
+
+SWEEP_EVERY_S = 1.0
+SWEEP_COUNT_MAX = 256
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a person, or a test, wants to know of a service that just began to answer.
+
+    Args:
+        first_key: The key made because there was none; shown once. None if there were keys.
+    """
+
+    url: str
+    operations_url: str
+    first_key: str | None
+
+
+async def serve_embedded(
+    configuration: Configuration,
+    places: Places,
+    *,
+    writer: LineWriter,
+    log_as_text: bool,
+    stop: asyncio.Event,
+    started: Callable[[Started], None],
+) -> None:
+    """Serve until ``stop`` is set, then let running requests end and commit what is left.
+
+    Args:
+        configuration: Without stores.
+        writer: For the request log; left open.
+        started: Told once connections are accepted.
+
+    Raises:
+        ConfigurationError: A secret or the local model is missing, or an address is taken.
+        StoreUnavailable: The database cannot be opened, or another process serves it.
+    """
+    places.create()
+    clock = SystemClock()
+    peppers = read_peppers(configuration, places, os.environ)
+    async with AsyncExitStack() as parts:
+        engine = open_engine(places.database)
+        parts.callback(engine.dispose)
+        await asyncio.to_thread(migrate, engine)
+        keys = Keys(engine)
+        first_key = await asyncio.to_thread(_first_key, configuration, keys, clock, peppers[0])
+        governing = await asyncio.to_thread(Governing, configuration, keys, clock)
+        vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
+        metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
+        observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
+        quota = await parts.enter_async_context(
+            open_store(
+                places.database,
+                governing.current,
+                version=governing.version,
+                now_ms=clock.now_ms,
+                reached=crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed,
+                observer=metrics,
+            )
+        )
+        lane = await parts.enter_async_context(_lane(configuration, places, quota, governing, clock, observer))
+        services = Services(
+            lane=lane,
+            quota=quota,
+            ledger=SqlLedger(engine),
+            keys=governing,
+            credentials=Credentials(peppers),
+            clock=clock,
+            observer=observer,
+            models=_cards(configuration),
+            readiness=lambda: _readiness(quota, governing, clock),
+            bounds=Bounds(
+                body_bytes_max=configuration.server.body_bytes_max,
+                json_depth_max=configuration.server.json_depth_max,
+            ),
+        )
+        for task in (governing.watch(quota), _sweep(quota, clock)):
+            parts.push_async_callback(_cancelled, asyncio.create_task(task))
+        operations = operations_application(
+            metrics=metrics.exposition,
+            readiness=services.readiness,
+            audit=lambda: audit_service(quota, engine, now_ms=clock.now_ms()),
+        )
+        await _listen(
+            configuration, places, application(services), operations, stop=stop, started=started, first_key=first_key
+        )
+
+
+def _first_key(configuration: Configuration, keys: Keys, clock: Clock, pepper: bytes) -> str | None:
+    """Make a key for the first organisation if there is none at all, so that a newcomer can begin."""
+    organisation = next(iter(configuration.organisations), None)
+    if organisation is None or keys.list():
+        return None
+    key = Key(id=secrets.token_hex(5))
+    token = mint(organisation, key.id, secret=secrets.token_bytes(32))
+    key = replace(key, macs=((mac(token, pepper), 0),))
+    keys.create(organisation, key, name="first start", now_ms=clock.now_ms(), actor="penstock serve")
+    return token
+
+
+@asynccontextmanager
+async def _lane(
+    configuration: Configuration,
+    places: Places,
+    quota: EmbeddedStore,
+    governing: Governing,
+    clock: Clock,
+    observer: Observer,
+) -> AsyncIterator[RealtimeLane]:
+    """The realtime lane with its upstream client and, if a model asks for it, the local model."""
+    async with AsyncExitStack() as parts:
+        local_url = ""
+        name = local_model_name(configuration)
+        if name is not None:
+            local = LocalModel(
+                name=configuration.models[name].upstream_model or name,
+                context=configuration.models[name].context,
+                log_file=places.data / "local-model.log",
+            )
+            parts.push_async_callback(local.stop)
+            local_url = await local.start()
+        client = HttpClient(ca_files=ca_files(configuration))
+        parts.push_async_callback(client.close)
+        lane = RealtimeLane(
+            quota,
+            client,
+            clock,
+            served_models(configuration, local_url=local_url, environment=os.environ),
+            observer=observer,
+            overrun=lambda organisation: governing.current[organisation].overrun,
+        )
+        await lane.start()
+        parts.push_async_callback(lane.close)
+        yield lane
+
+
+def _cards(configuration: Configuration) -> dict[str, ModelCard]:
+    return {name: ModelCard(id=name, context=model.context) for name, model in configuration.models.items()}
+
+
+async def _readiness(quota: EmbeddedStore, governing: Governing, clock: Clock) -> tuple[str, ...]:
+    reasons = [f"commits fail: {quota.failure}"] if quota.failure is not None else []
+    for name in governing.current:
+        standing = await quota.apply(Inspect(organisation=name, caller_now_ms=clock.now_ms()))
+        if not isinstance(standing, Inspected):
+            reasons.append(f"{name}: its quota is not ready")
+    return tuple(reasons)
+
+
+async def _sweep(quota: EmbeddedStore, clock: Clock) -> None:
+    """Expire what is due in organisations that are idle; the others sweep as they go."""
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        for name in quota.organisations:
+            await quota.apply(Sweep(organisation=name, caller_now_ms=clock.now_ms(), count_max=SWEEP_COUNT_MAX))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _listen(
+    configuration: Configuration,
+    places: Places,
+    public: Callable[..., Any],
+    operations: Callable[..., Any],
+    *,
+    stop: asyncio.Event,
+    started: Callable[[Started], None],
+    first_key: str | None,
+) -> None:
+    """Both listeners, until told to stop; the operations port answers until the public one has ended."""
+    server = configuration.server
+    operations_stop = asyncio.Event()
+    operations_port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as listeners:
+        listening = listeners.create_task(
+            serve(
+                operations,
+                host=server.operations_host,
+                port=server.operations_port,
+                stop=operations_stop,
+                started=operations_port.set_result,
+                shutdown_s=1.0,
+            )
+        )
+        waited: list[asyncio.Future[Any]] = [listening, operations_port]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not operations_port.done():
+            return  # the group raises what went wrong
+
+        def accepted(port: int) -> None:
+            told = Started(
+                url=_url(server.host, port),
+                operations_url=_url(server.operations_host, operations_port.result()),
+                first_key=first_key,
+            )
+            announce(places, Running(pid=os.getpid(), url=told.url, operations_url=told.operations_url))
+            started(told)
+
+        try:
+            await serve(
+                public,
+                host=server.host,
+                port=server.port,
+                stop=stop,
+                started=accepted,
+                shutdown_s=server.shutdown_ms / 1000,
+                head_bytes_max=server.header_bytes_max,
+            )
+        finally:
+            retract(places)
+            operations_stop.set()
+
+
+def _url(host: str, port: int) -> str:
+    """An address that a client on this machine can use for one that a server listens on."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

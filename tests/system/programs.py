@@ -1,0 +1,144 @@
+"""Penstock's own processes as tests run them: on free ports, with their state and logs in the test's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from tests.system.services import STOP_S, free_port, wait_until
+
+START_S = 60.0
+
+
+class Program:
+    """One ``penstock`` command as a child process."""
+
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.log = folder / "log"
+        self._arguments = arguments
+        self._environment = dict(environment or {})
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def is_ready(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "penstock", *self._arguments], cwd=self.folder, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, env={**os.environ, **self._environment},
+            )  # fmt: skip
+        wait_until(self.is_ready, self.process, self.log, bound_s=START_S)
+
+    def stop(self) -> int:
+        """End it in order; its exit code."""
+        assert self.process is not None, "it was never started"
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_S)
+
+    def kill(self) -> None:
+        assert self.process is not None, "it was never started"
+        self.process.kill()
+        self.process.wait(STOP_S)
+
+
+class SimulatedModel(Program):
+    """``penstock simulate-model``; ``produced`` is its own log."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.produced_log = folder / "produced.jsonl"
+        super().__init__(folder, "simulate-model", "--port", str(self.port), "--log", str(self.produced_log), *options)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_ready(self) -> bool:
+        return answers_200(f"{self.url}/health")
+
+    def produced(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.produced_log.read_text().splitlines()]
+
+
+class Service(Program):
+    """``penstock serve`` with one model, ``m``, and limits of the test's choice."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model_url: str,
+        *,
+        limits: tuple[str, ...] = (),
+        model: str = "context: 4096",
+        plan: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data = folder / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "penstock.yaml").write_text(
+            f"models: {{m: {{upstream: '{model_url}', price: {{input: 1, output: 2}}, {model}}}}}\n"
+            f"plans: {{p: {{limits: {json.dumps(limits)}, {plan}}}}}\n"
+            "organisations: {acme: {plan: p}}\n"
+            "server: {data_directory: data}\n"
+        )
+        super().__init__(
+            folder, "serve", "--port", "0", "--operations-port", "0", "--log-format", "json", environment=environment
+        )
+
+    @property
+    def running(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.data / "serve.json").read_text())
+        return told
+
+    @property
+    def url(self) -> str:
+        return str(self.running["url"])
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        try:
+            return bool(self.running["pid"] == self.process.pid)
+        except (FileNotFoundError, ValueError):
+            return False
+
+    @property
+    def key(self) -> str:
+        """The key made at the first start, as a newcomer finds it on the screen."""
+        found = re.search(r"OPENAI_API_KEY=(psk_\S+)", self.log.read_text())
+        assert found is not None, self.log.read_text()
+        return found[1]
+
+    def command(self, *arguments: str, expect: int = 0) -> str:
+        """Run another command on the same configuration and data; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", *arguments], cwd=self.folder, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == expect, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def audited(self) -> dict[str, Any]:
+        """What the audit says of the one organisation; it must be clean."""
+        report = json.loads(self.command("audit", "--json"))
+        (organisation,) = report["organisations"]
+        assert organisation["differences"] == []
+        return dict(organisation)
+
+
+def answers_200(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
