@@ -103,13 +103,17 @@ def test_events_of_a_learned_form_pass_unchanged() -> None:
     ],
 )
 def test_an_event_that_is_no_object_is_garbage(event: bytes) -> None:
-    with pytest.raises(UpstreamBroken):
-        Chunks(name="m", include_usage=False, bytes_per_token=4.0).feed([event])
+    chunks = Chunks(name="m", include_usage=False, bytes_per_token=4.0)
+    assert chunks.feed([event]) == b""
+    assert type(chunks.failure) is UpstreamBroken
 
 
-def test_an_event_that_is_an_error_is_told_apart() -> None:
-    with pytest.raises(RefusedInStream):
-        Chunks(name="m", include_usage=False, bytes_per_token=4.0).feed([b'data: {"error": {"message": "x"}}\n\n'])
+def test_an_event_that_is_an_error_is_told_apart_and_what_came_before_it_is_shown() -> None:
+    chunks = Chunks(name="up/m", include_usage=False, bytes_per_token=4.0)
+    good = b"data: " + json.dumps(chunk("hi", "chat")).encode() + b"\n\n"
+    assert json.loads(chunks.feed([good, b'data: {"error": {"message": "x"}}\n\n', good])[6:])
+    assert isinstance(chunks.failure, RefusedInStream)
+    assert chunks.tokens == 1
 
 
 def test_comments_are_dropped_and_nothing_after_done_is_shown() -> None:

@@ -38,11 +38,12 @@ class Chunks:
         usage: The server's last report, unchecked; None if there was none.
         is_finished: Some choice has a finish_reason.
         is_done: ``[DONE]`` has arrived.
+        failure: An event was no JSON object, or an error; nothing after it is read.
     """
 
     __slots__ = (
         "_after", "_after_out", "_bare", "_before", "_before_out", "_bytes_per_token", "_include_usage", "_name",
-        "_short_bytes", "events", "is_done", "is_finished", "tokens", "usage",
+        "_short_bytes", "events", "failure", "is_done", "is_finished", "tokens", "usage",
     )  # fmt: skip
 
     def __init__(self, *, name: str, include_usage: bool, bytes_per_token: float) -> None:
@@ -56,14 +57,10 @@ class Chunks:
         self.tokens = self.events = 0
         self.usage: Any = None
         self.is_finished = self.is_done = False
+        self.failure: UpstreamBroken | None = None
 
     def feed(self, events: list[bytes]) -> bytes:
-        """Take whole events; give what the client sees of them, possibly nothing.
-
-        Raises:
-            UpstreamBroken: An event is not a JSON object.
-            RefusedInStream: An event is an error.
-        """
+        """Take whole events; give what the client sees of them, possibly nothing. Look at ``failure`` after it."""
         before = self._before
         shown = []
         for event in events:
@@ -77,10 +74,13 @@ class Chunks:
                     else:
                         shown.append(self._before_out + event[start:stop] + self._after_out)
                     continue
-            shown.append(self._read(event))
-            before = self._before
-            if self.is_done:
+            try:
+                shown.append(self._read(event))
+            except UpstreamBroken as error:
+                self.failure = error
+            if self.is_done or self.failure is not None:
                 break
+            before = self._before
         return shown[0] if len(shown) == 1 else b"".join(shown)
 
     def ending(self, reason: str, outputs: int, *, is_chat: bool) -> bytes:

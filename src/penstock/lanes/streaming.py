@@ -123,6 +123,8 @@ class AnswerStream(AsyncGenerator[bytes, None]):
     async def _advance(self) -> bytes:
         chunks = self._chunks
         while True:
+            if chunks.failure is not None:
+                raise chunks.failure
             try:
                 piece = await self._pieces.__anext__()
             except StopAsyncIteration:
@@ -143,8 +145,8 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         """The body ended. That is an end only if the server said so in some way."""
         rest = self._splitter.rest()
         shown = self._chunks.feed([rest + b"\n\n"]) if rest else b""
-        if not (self._chunks.is_done or self._chunks.is_finished):
-            raise UpstreamBroken("the model server ended its answer in the middle")
+        if self._chunks.failure is not None or not (self._chunks.is_done or self._chunks.is_finished):
+            raise self._chunks.failure or UpstreamBroken("the model server ended its answer in the middle")
         return shown + await self._finish()
 
     async def _finish(self) -> bytes:

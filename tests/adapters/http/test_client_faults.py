@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -173,6 +174,29 @@ def test_a_kept_connection_that_the_server_closed_is_replaced_by_a_fresh_one(run
                 while client.connections_open:  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 assert server.connections == count
+            await client.close()
+
+    run(main())
+
+
+def test_a_kept_connection_that_closed_unnoticed_is_replaced_by_a_fresh_one(run: Run[Any]) -> None:
+    async def main() -> None:
+        client = HttpClient()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+
+            def answer_once() -> None:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(65_536)
+                    peer.sendall(OK)
+
+            for _ in range(2):
+                serving = threading.Thread(target=answer_once)
+                serving.start()
+                response = await client.open(ask(port))
+                serving.join()  # this thread's event loop has no chance to see the end of the connection
+                assert await response.read(10) == b"hi"
             await client.close()
 
     run(main())

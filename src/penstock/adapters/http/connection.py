@@ -11,6 +11,7 @@ finds that bytes have arrived since. So a chunk costs a reading of the loop's cl
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final, cast
 
@@ -141,6 +142,7 @@ class Connection(asyncio.Protocol):
         "_on_idle",
         "_parser",
         "_paused",
+        "_poll",
         "_response",
         "_started_at",
         "_timer",
@@ -163,6 +165,7 @@ class Connection(asyncio.Protocol):
         self._on_closed = on_closed
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
         self._response: Response | None = None
         self._bounds: UpstreamRequest | None = None
         self._header_lines: list[tuple[bytes, bytes]] = []
@@ -180,9 +183,15 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """It is open, and has not been idle for too long."""
+        """It is open, has not been idle for too long, and the server has neither closed it nor sent anything.
+
+        The last is asked of the operating system: the event loop learns of it only in its next round, and until then
+        a request would be written to a server that is gone.
+        """
         transport = self._transport
-        return transport is not None and not transport.is_closing() and self.loop.time() < self._idle_until
+        if transport is None or transport.is_closing() or self.loop.time() >= self._idle_until:
+            return False
+        return self._poll is None or not self._poll.poll(0)
 
     def send(self, head: bytes, body: bytes, bounds: UpstreamRequest) -> Response | None:
         """Send one request; None if the connection turned out to be gone before a byte could be written."""
@@ -229,6 +238,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         self._transport = cast(asyncio.Transport, transport)
+        if hasattr(select, "poll"):  # not on Windows
+            self._poll = select.poll()
+            self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
