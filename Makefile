@@ -61,6 +61,10 @@ bench: $(VENV)/dev.stamp ## measure beside nginx, LiteLLM and Portkey, all in on
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.admission
 
+.PHONY: mutants
+mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota model, and see that a test notices
+	$(BIN)/python -m tests.quota.mutants --jobs $(JOBS)
+
 .PHONY: lock
 lock: $(VENV)/uv.stamp ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	$(COMPILE) $(UPGRADE) --extra local --extra dev -o requirements/dev.txt pyproject.toml

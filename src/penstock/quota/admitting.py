@@ -135,11 +135,11 @@ def size_of(account: Account, call: ReserveArguments[Any], model: Model) -> Size
         estimator = account.estimators.get(model.name)
         if estimator is not None:
             q95 = completion_q95(estimator)
-            if q95 is not None and q95 < completion:
-                completion = q95
+            if q95 is not None:
+                completion = min(completion, q95)
             likely = learned_prompt(estimator, call.body_bytes) if call.prompt_tokens is None else None
-            if likely is not None and likely < prompt:
-                prompt = likely
+            if likely is not None:
+                prompt = min(prompt, likely)
     return prompt, prompt + completion, cost_nanos_max(model.price, prompt, completion)
 
 

@@ -95,9 +95,7 @@ def recap(counter: Counter, cap: int, now_ms: int) -> None:
     """Give a counter a new cap: so far it refilled under the old one, and a bucket holds no more than full."""
     roll(counter, now_ms)
     counter.cap = cap
-    full = cap * counter.period_ms
-    if counter.level > full:
-        counter.level = full
+    counter.level = min(counter.level, cap * counter.period_ms)
 
 
 def available(counter: Counter) -> int:
@@ -156,10 +154,7 @@ def hold(counter: Counter, amount: int) -> None:
 
 def pour(counter: Counter, amount: int) -> None:
     """Return ``amount`` to a rolled bucket, or take it if negative: at most full, and no debt below the floor."""
-    level = counter.level + amount * counter.period_ms
-    full = counter.cap * counter.period_ms
-    if level > full:
-        level = full
+    level = min(counter.level + amount * counter.period_ms, counter.cap * counter.period_ms)
     if level < -AMOUNT_MAX:
         counter.forgiven = min(counter.forgiven - AMOUNT_MAX - level, AMOUNT_MAX)
         level = -AMOUNT_MAX
@@ -168,8 +163,7 @@ def pour(counter: Counter, amount: int) -> None:
 
 def reading(counter: Counter, now_ms: int) -> Reading:
     """A rolled counter, for the rate-limit headers."""
-    left = available(counter)
-    return Reading(counter.limit, counter.cap, left if left > 0 else 0, resets_in_ms(counter, now_ms))
+    return Reading(counter.limit, counter.cap, max(0, available(counter)), resets_in_ms(counter, now_ms))
 
 
 def standing(counter: Counter, now_ms: int) -> LimitStanding:

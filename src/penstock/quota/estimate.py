@@ -41,9 +41,7 @@ def strict_prompt(model: Model, body_bytes: int, prompts: int, prompt_tokens: in
     """
     if prompt_tokens is not None:
         return prompt_tokens
-    bound = body_bytes * model.tokens_per_byte_max
-    whole = model.context * prompts
-    return (bound if bound < whole else whole) + model.template_tokens * prompts
+    return min(body_bytes * model.tokens_per_byte_max, model.context * prompts) + model.template_tokens * prompts
 
 
 @dataclass(slots=True)

@@ -26,9 +26,7 @@ def instant(account: Account, call: Call[Any], time_ms: int) -> int:
     Never back, and never further ahead than both the store and, by 30 s, the caller say: one clock that jumps
     ahead cannot drag the organisation along.
     """
-    bound_ms = call.caller_now_ms + SKEW_MAX_MS
-    now_ms = time_ms if time_ms < bound_ms else bound_ms
-    return now_ms if now_ms > account.clock_ms else account.clock_ms
+    return max(account.clock_ms, min(time_ms, call.caller_now_ms + SKEW_MAX_MS))
 
 
 def begin(account: Account, call: Call[Any], time_ms: int) -> int:

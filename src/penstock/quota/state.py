@@ -127,5 +127,4 @@ def leave_open(account: Account, reservation: Reservation, state: State, now_ms:
 
 def lease_ends_ms(job_deadline_ms: int, now_ms: int) -> int:
     """When a lease taken now ends: at most at the request's own deadline."""
-    ends_ms = now_ms + LEASE_MS
-    return ends_ms if ends_ms < job_deadline_ms else job_deadline_ms
+    return min(now_ms + LEASE_MS, job_deadline_ms)
