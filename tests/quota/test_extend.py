@@ -33,8 +33,10 @@ def test_a_smaller_or_equal_total_changes_nothing() -> None:
     desk = Desk(LIMITS)
     desk.reserve()
     before = desk.inspect()
+    desk.organisation.changed.clear()
     assert desk.extend(total_tokens=100) == desk.extend(total_tokens=0) == Extended(100)
     assert desk.inspect() == before
+    assert desk.organisation.changed == set()
 
 
 def test_one_limit_that_refuses_leaves_all_as_they_were() -> None:

@@ -42,8 +42,10 @@ def test_acquire_takes_rates_and_a_place_and_runs_for_a_lease() -> None:
     desk = Desk(LIMITS)
     desk.enqueue()
     desk.take_events()
+    desk.organisation.changed.clear()
     desk.later(5)
     assert desk.acquire() == Run(T0 + 5 + LEASE_MS)
+    assert desk.organisation.changed == {"j1"}
     assert (desk.held(DAY), desk.available(MINUTE), desk.available(PER_MINUTE), desk.available(FLIGHT)) == (
         100, 500, 59, 1,
     )  # fmt: skip
@@ -244,7 +246,7 @@ def test_published_tells_that_the_job_ran_though_its_lease_had_passed() -> None:
 def test_an_unknown_job_of_this_epoch_or_past_its_deadline_is_gone() -> None:
     desk = Desk(LIMITS, epoch=3)
     assert desk.acquire(epoch=3) == Gone()
-    assert desk.acquire(epoch=2, job_deadline_ms=T0) == Gone()
+    assert desk.acquire(epoch=2, job_deadline_ms=T0) == desk.acquire(epoch=2, job_deadline_ms=0) == Gone()
     assert desk.acquire(epoch=4) == Wait(1_000)
     assert desk.organisation.reservations == {}
 
@@ -297,6 +299,10 @@ def test_reassert_forces_the_hold_of_a_running_request_and_debits_no_rate() -> N
     desk.later(LEASE_MS).sweep()
     assert desk.take_events()[0].usage.completion == 4
     assert desk.available(MINUTE) == 600
+    desk.reassert("r2", prompt_tokens=None, prompt=3)
+    desk.reassert("r3", prompt=1 << 31)
+    desk.later(LEASE_MS).sweep()
+    assert [each.usage.prompt for each in desk.take_events()] == [3, 1 << 31]
 
 
 def test_reassert_of_a_queued_job_that_runs_makes_it_running() -> None:

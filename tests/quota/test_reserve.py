@@ -171,6 +171,13 @@ def test_reserve_twice_with_one_id_holds_once() -> None:
     assert desk.reserve() == desk.reserve(nonce="n2") == Duplicate(State.POSTED)
 
 
+def test_a_retry_is_answered_with_the_numbers_of_its_own_moment() -> None:
+    desk = Desk({"acme/tokens/minute": 600})
+    desk.reserve()
+    again = desk.later(1_000).reserve()
+    assert (again.deadline_ms, again.readings) == (T0 + LEASE_MS, (Reading("acme/tokens/minute", 600, 510, 9_000),))
+
+
 def test_one_id_with_another_body_is_a_mismatch_in_every_state() -> None:
     desk = Desk()
     desk.reserve()
@@ -309,10 +316,11 @@ def test_a_job_ignores_rates_that_are_low_now_and_refuses_those_it_will_never_fi
     desk = Desk({"acme/tokens/minute": 100, "acme/concurrency/concurrent": 1, "acme/tokens/day": 200})
     desk.reserve()
     assert isinstance(desk.enqueue("j1"), Reserved)
+    desk.later(600)
     assert desk.enqueue("j2", outputs_bound=41) == Denied(
-        "acme/tokens/minute", Refusal.NEVER, 101, 0, 0,
-        (Reading("acme/concurrency/concurrent", 1, 0, 0), Reading("acme/tokens/day", 200, 0, DAY_ENDS_IN_MS),
-         Reading("acme/tokens/minute", 100, 0, 60_000)),
+        "acme/tokens/minute", Refusal.NEVER, 101, 1, 0,
+        (Reading("acme/concurrency/concurrent", 1, 0, 0), Reading("acme/tokens/day", 200, 0, DAY_ENDS_IN_MS - 600),
+         Reading("acme/tokens/minute", 100, 1, 59_400)),
     )  # fmt: skip
     assert desk.enqueue("j3").limit == "acme/tokens/day"
 

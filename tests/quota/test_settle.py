@@ -78,6 +78,30 @@ def test_settle_posts_to_the_window_of_its_own_moment() -> None:
     assert (desk.used("acme/tokens/hour"), desk.held("acme/tokens/hour")) == (100, 0)
 
 
+def test_a_settle_at_the_first_moment_of_a_window_is_posted_to_it() -> None:
+    desk = Desk({"acme/tokens/hour": 1_000})
+    desk.later(3_600_000 - T0 % 3_600_000 - 1)
+    desk.reserve("r1", job_deadline_ms=desk.now_ms + LEASE_MS)
+    desk.reserve("r2", job_deadline_ms=desk.now_ms + LEASE_MS)
+    desk.settle("r1")
+    desk.later(1).settle("r2")
+    assert [each.amounts[0].window - T0 // 3_600_000 for each in desk.take_events()] == [0, 1]
+    assert desk.used("acme/tokens/hour") == 100
+
+
+def test_what_a_call_changes_is_named_for_the_store() -> None:
+    desk = Desk(ALL)
+    for name in ("settle", "void", "touch"):
+        desk.reserve(name)
+        desk.organisation.changed.clear()
+        getattr(desk, name)(name)
+        assert desk.organisation.changed == {name}
+    desk.later(LEASE_MS).sweep()
+    desk.organisation.changed.clear()
+    desk.settle("touch")
+    assert desk.organisation.changed == {"touch"}
+
+
 def test_a_passed_window_is_used_0_and_keeps_its_holds() -> None:
     desk = Desk({"acme/tokens/day": 1_000})
     desk.reserve("r1")

@@ -110,7 +110,7 @@ def _acquire_unknown(account: Account, call: Acquire, now_ms: int) -> AcquireAns
         return Gone()
     if call.epoch > account.epoch:
         return Wait(WAIT_FOR_EPOCH_MS)
-    reservation = _make_again(account, call, now_ms)
+    reservation = _make_again(account, call)
     if isinstance(reservation, str):
         return Invalid(reservation)
     plan = plan_for(account, reservation.team, reservation.key, reservation.model)
@@ -124,7 +124,7 @@ def _acquire_unknown(account: Account, call: Acquire, now_ms: int) -> AcquireAns
     return _run(account, reservation, now_ms)
 
 
-def _make_again(account: Account, call: Acquire | Reserve, now_ms: int) -> Reservation | str:
+def _make_again(account: Account, call: Acquire | Reserve) -> Reservation | str:
     """A reservation that was lost, with its window holds, past the cap if it must; or why that is impossible."""
     model = account.definitions.models.get(call.model)
     if model is None:
@@ -137,7 +137,6 @@ def _make_again(account: Account, call: Acquire | Reserve, now_ms: int) -> Reser
     plan = plan_for(account, reservation.team, reservation.key, reservation.model)
     amounts = held_amounts(reservation)
     for counter in plan.window_counters:
-        roll(counter, now_ms)
         hold(counter, amounts[counter.unit])
     reservation.windows = plan.windows
     return reservation
@@ -159,7 +158,7 @@ def reassert(account: Account, call: Reassert, time_ms: int) -> ReassertAnswer:
     if reservation is None:
         if now_ms >= min(call.renewed_at_ms + LEASE_MS, arguments.job_deadline_ms):
             return Refused("its lease or its own deadline has passed; settle or post it instead")
-        made = _make_again(account, arguments, now_ms)
+        made = _make_again(account, arguments)
         if isinstance(made, str):
             return Refused(made)
         reservation = made

@@ -144,7 +144,7 @@ def retry_after_ms(counter: Counter, amount: int, refused: Refusal, now_ms: int)
 
 
 def hold(counter: Counter, amount: int) -> None:
-    """Take a hold from a rolled counter, whether or not it fits."""
+    """Take a hold, whether or not it fits; a bucket must be rolled."""
     kind = counter.kind
     if kind is WINDOW or kind is CONCURRENCY:
         counter.held += amount

@@ -78,7 +78,6 @@ def _standing(account: Account, limit: str, now_ms: int) -> LimitStanding:
     roll(counter, now_ms)
     if limit not in account.defined:
         counter.cap = 0
-        counter.level = 0
     return standing(counter, now_ms)
 
 

@@ -107,7 +107,6 @@ def _tombstone(organisation: Organisation, row: Event, record: Reservation | Non
     remembered = replace(
         known,
         state=_STATES[row.kind],
-        running=False,
         concurrency=(),
         due_at_ms=max(row.occurred_at_ms + REMEMBER_MS, row.job_deadline_ms),
     )

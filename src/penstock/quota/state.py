@@ -120,7 +120,6 @@ def open_until(account: Account, reservation: Reservation, due_at_ms: int) -> No
 def leave_open(account: Account, reservation: Reservation, state: State, now_ms: int) -> None:
     """Move a reservation to a state that is not open, and remember it for long enough."""
     reservation.state = state
-    reservation.running = False
     reservation.due_at_ms = max(now_ms + REMEMBER_MS, reservation.job_deadline_ms)
     heappush(account.forgets, (reservation.due_at_ms, reservation.id))
 
