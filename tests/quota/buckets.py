@@ -17,6 +17,7 @@ from penstock.quota import (
     Kind,
     Lane,
     Limit,
+    Reassert,
     Reservation,
     Reserve,
     Reserved,
@@ -73,18 +74,15 @@ class BucketOracle:
         """
         if isinstance(call, Define) and answer == Done():
             self._define(call.definitions, now_ms)
-        named = record.id if record is not None else None
+        if is_new and record is not None:
+            self.debits.pop(record.id, None)  # an id that was forgotten lives again, and has paid nothing yet
         for row in rows:
-            if row.kind is EventKind.ACQUIRED and is_new and row.reservation == named:
-                self.debits.pop(row.reservation, None)
             self._row(row, now_ms)
-        if isinstance(call, Reserve) and isinstance(answer, Reserved) and is_new:
-            self.debits.pop(call.reservation, None)
-            if call.lane is Lane.REALTIME:
-                assert record is not None
-                self._debit(call.reservation, record.team, record.key, record.model, answer.tokens_held, now_ms)
-        elif is_new and named is not None and not rows:
-            self.debits.pop(named, None)  # forced, or voided before it came: it paid nothing
+        if isinstance(call, Reserve) and isinstance(answer, Reserved) and is_new and call.lane is Lane.REALTIME:
+            assert record is not None
+            self._debit(call.reservation, record.team, record.key, record.model, answer.tokens_held, now_ms)
+        if isinstance(call, Reassert) and record is not None and record.running:
+            self.debits.setdefault(record.id, Debit((), record.tokens_held))  # it runs, and is not asked to pay later
         if isinstance(call, Extend) and isinstance(answer, Extended) and call.reservation in self.debits:
             debit = self.debits[call.reservation]
             more, debit.tokens = answer.tokens_held - debit.tokens, answer.tokens_held

@@ -34,7 +34,15 @@ OPTIONS = ("-x", "-q", "-p", "no:xdist", "--hypothesis-seed=0", "-W", "ignore::p
            "--deselect", "tests/quota/test_invariants.py::TestQuota")  # fmt: skip
 SLOWEST_LAST = (
     *("test_counters", "test_restore", "test_settle", "test_reserve", "test_jobs", "test_extend", "test_expiry"),
-    *("test_define", "test_limits", "test_pricing", "test_public_api", "test_estimate", "test_invariants"),
+    *(
+        "test_define",
+        "test_limits",
+        "test_pricing",
+        "test_public_api",
+        "test_estimate",
+        "test_invariants_fail",
+        "test_invariants",
+    ),
 )
 
 _NEIGHBOURS: dict[type[ast.cmpop], type[ast.cmpop]] = {

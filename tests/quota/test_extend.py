@@ -82,6 +82,16 @@ def test_extend_holds_the_limits_of_the_reserve_not_those_defined_since() -> Non
     assert desk.held("acme/tokens/hour") == 0
 
 
+def test_a_limit_that_left_is_held_on_and_not_asked() -> None:
+    desk = Desk({DAY: 150, MINUTE: 150})
+    desk.reserve(job_deadline_ms=T0 + 10**6)
+    desk.later(20_000).define({})
+    assert desk.extend(total_tokens=400) == Extended(400)
+    assert (desk.held(DAY), desk.level(MINUTE)) == (400, -200 * 60_000)
+    desk.settle(completion=0)
+    assert (desk.held(DAY), desk.used(DAY), desk.level(MINUTE)) == (0, 60, 140 * 60_000)
+
+
 def test_a_queued_job_is_extended_in_its_windows_and_pays_the_rate_when_it_runs() -> None:
     desk = Desk(LIMITS)
     desk.enqueue()

@@ -177,6 +177,11 @@ def test_buckets_that_were_not_saved_start_empty_and_none_above_full() -> None:
     assert desk.later(1_000).available(MINUTE) == desk.available(SLOW) == 10
 
 
+def test_a_bucket_refills_for_the_time_in_which_nobody_ran() -> None:
+    desk = saved(Desk(LIMITS), buckets={MINUTE: (0, T0 - 30_000)})
+    assert desk.available(MINUTE) == 300
+
+
 def test_limits_that_are_named_but_no_longer_defined_return_with_cap_0() -> None:
     desk = busy()
     rows = desk.take_events()

@@ -103,6 +103,7 @@ class World:
             if before is not None:
                 invariants.nothing_goes_back(before, after)
                 allowed = _declared(before, after, call, rows, records, is_new=is_new)
+                allowed |= {each.limit: 1 << 53 for each in after.limits if each.limit not in organisation.defined}
                 invariants.used_and_held_stay_within_the_cap(after, allowed)
         return answer
 
@@ -154,6 +155,9 @@ def _try_out(organisation: Organisation, call: Call[Any], time_ms: int) -> None:
     known = facts(organisation, organisation.clock_ms)
     answer = organisation.apply(call, time_ms=time_ms)
     once = facts(organisation, organisation.clock_ms)
+    after = _inspect(organisation)
+    if swept is not None and after is not None:
+        invariants.a_refusal_changes_no_counter(swept, answer, after)
     if isinstance(answer, invariants.REFUSALS):
         assert once == known, answer
     organisation.apply(call, time_ms=time_ms)

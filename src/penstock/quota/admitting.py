@@ -267,7 +267,7 @@ def make_reservation(
 
 
 def extend(account: Account, call: Extend, time_ms: int) -> ExtendAnswer:
-    """Raise a hold to a total, of the limits that it already holds: all or nothing."""
+    """Raise a hold to a total: all the limits that it holds, or none. One that left the definitions is not asked."""
     if not account.marked:
         return NOT_READY
     if not 0 <= call.total_tokens <= TOKENS_MAX:
@@ -288,10 +288,12 @@ def extend(account: Account, call: Extend, time_ms: int) -> ExtendAnswer:
     amounts = (more, 0, cost - reservation.cost_held)
     counters = tuple(account.counters[each] for each in sorted(reservation.windows + reservation.rates))
     concerned = [each for each in counters if amounts[each.unit]]
-    worst = first_refusal(concerned, amounts, (call.total_tokens, 1, cost), now_ms)
+    asked = [each for each in concerned if each.limit in account.defined]
+    worst = first_refusal(asked, amounts, (call.total_tokens, 1, cost), now_ms)
     if worst is not None:
         return denial(worst, counters, amounts, now_ms)
     for counter in concerned:
+        roll(counter, now_ms)
         hold(counter, amounts[counter.unit])
     reservation.tokens_held, reservation.cost_held = call.total_tokens, cost
     account.changed.add(reservation.id)
