@@ -58,7 +58,8 @@ def report(evidence: Evidence) -> bool:
     agree = [_print_difference(out, found, per_request=evidence.produced is not None), _clients(out, evidence)]
     if evidence.tokenized:
         agree.append(_tokenizer(out, evidence.tokenized))
-    return all(agree) and not _failures(out, outcomes)
+    agree.append(not _print_failures(out, outcomes))
+    return all(agree)
 
 
 def _organisation(outcome: Outcome) -> str:
@@ -169,7 +170,7 @@ def _tokenizer(out: Console, tokenized: Sequence[tuple[int, int]]) -> bool:
     return differ == 0
 
 
-def _failures(out: Console, outcomes: Sequence[Outcome]) -> int:
+def _print_failures(out: Console, outcomes: Sequence[Outcome]) -> int:
     failed = Counter(outcome.failure for outcome in outcomes if outcome.failure)
     for failure, count in failed.most_common(FAILURES_SHOWN_MAX):
         out.print(f"failed: {whole(count)} times: {failure}", style="red", soft_wrap=True)

@@ -7,7 +7,7 @@ import signal
 import tempfile
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -270,7 +270,8 @@ async def _with_local_model(chosen: Choices, count: int) -> Evidence:
                 seed=chosen.seed,
             )
             planned = drawing.plan_questions(questions, draws, max_tokens=LOCAL_MAX_TOKENS)
-            outcomes = await _send(chosen, client, started.url, dict(started.keys), planned)
+            patient = replace(chosen, concurrency=min(chosen.concurrency, 2 * LOCAL_PARALLEL))
+            outcomes = await _send(patient, client, started.url, dict(started.keys), planned)
             counted = await counters(client, upstream)
             tokenized = await _tokenized(client, upstream, outcomes)
         return Evidence(

@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -33,11 +32,13 @@ from penstock.lanes.credentials import mac, mint
 from penstock.quota.definitions import Key
 from penstock.quota.events import Event
 from penstock.wiring.places import Places
+from penstock.wiring.running import Running
 from penstock.wiring.secrets import read_peppers
 
 START_S = 60.0
 STOP_S = 40.0
 POLL_S = 0.05
+LOOPBACK = "127.0.0.1"
 
 DATA = resources.files("penstock") / "data"
 
@@ -50,26 +51,17 @@ class Rehearsal:
         url: Of the API, without ``/v1``.
         keys: A key for each organisation, by name in the configuration's order.
         models: Names that may be asked for, in the configuration's order.
-        log: Where the service's own output goes.
     """
 
     url: str
     keys: Mapping[str, str]
     models: tuple[str, ...]
     places: Places
-    log: Path
 
 
 def shipped(name: str) -> str:
     """A shipped data file's text."""
     return (DATA / name).read_text(encoding="utf-8")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_keys(files: Sequence[Path], places: Places) -> dict[str, str]:
@@ -166,18 +158,20 @@ async def service(files: Sequence[Path], upstreams: Mapping[str, str], folder: P
         StoreUnavailable: It did not start; the message holds its last words.
     """
     places = Places(folder / "data")
-    port = free_port()
-    address = {"host": "127.0.0.1", "port": port, "operations_host": "127.0.0.1", "operations_port": free_port()}
     overlay = folder / "addresses.yaml"
-    changed = {"server": address, "models": {model: {"upstream": url} for model, url in upstreams.items()}}
+    changed = {
+        "server": {"host": LOOPBACK, "operations_host": LOOPBACK},
+        "models": {model: {"upstream": url} for model, url in upstreams.items()},
+    }
     overlay.write_text(yaml.safe_dump(changed))
     together = [*files, overlay]
     keys = make_keys(together, places)
-    command = ["serve", *(f"--config={file}" for file in together), f"--data={places.data}"]
+    command = ["serve", "--port=0", "--operations-port=0", f"--data={places.data}"]
+    command += [f"--config={file}" for file in together]
     log = folder / "serve.log"
     async with _running(command, log) as process:
-        await _until_listening(process, port, log)
-        yield Rehearsal(url=f"http://127.0.0.1:{port}", keys=keys, models=tuple(upstreams), places=places, log=log)
+        url = await _until_announced(process, places, log)
+        yield Rehearsal(url=url, keys=keys, models=tuple(upstreams), places=places)
 
 
 @contextlib.asynccontextmanager
@@ -218,16 +212,12 @@ def _address_in(log: Path) -> str:
     return found[1] if found else ""
 
 
-async def _until_listening(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+async def _until_announced(process: asyncio.subprocess.Process, places: Places, log: Path) -> str:
+    """Wait for the file that a service writes once it answers."""
     async with _bounded(log):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await _poll(process, log)
-            else:
-                writer.close()
-                return
+        while not places.running.exists():
+            await _poll(process, log)
+    return msgspec.json.decode(places.running.read_bytes(), type=Running).url
 
 
 @contextlib.asynccontextmanager

@@ -18,6 +18,9 @@ from penstock.adapters.local_model.locating import ENGINE
 
 PR_SET_PDEATHSIG = 1
 LOG_WARNINGS = 2  # llama.cpp's verbosity: errors and warnings; more of it would show prompts
+HTTP_THREADS = (
+    128  # each kept connection occupies one, even while it waits; too few, and requests wait behind idle ones
+)
 
 
 def parameters(engine: Any, options: argparse.Namespace) -> Any:
@@ -31,6 +34,7 @@ def parameters(engine: Any, options: argparse.Namespace) -> Any:
     chosen.n_ctx = options.context * options.parallel
     chosen.cpuparams.n_threads = options.threads
     chosen.cpuparams_batch.n_threads = options.threads
+    chosen.n_threads_http = HTTP_THREADS
     chosen.embedding = True
     chosen.pooling_type = engine.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     chosen.endpoint_metrics = True
