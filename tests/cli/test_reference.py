@@ -42,3 +42,8 @@ def test_every_section_is_a_command() -> None:
     assert set(COMMANDS) <= set(SECTIONS)
     for path in SECTIONS:
         assert options_of(path)
+
+
+def test_the_page_names_every_route_that_a_scope_may() -> None:
+    (line,) = [line for line in SECTIONS["keys create"].splitlines() if line.startswith("| `--routes")]
+    assert tuple(re.findall(r"`([a-z.]+)`", line)) == penstock.cli.keys.ROUTES

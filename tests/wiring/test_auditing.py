@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 import msgspec
 import pytest
@@ -60,6 +62,22 @@ def test_requests_that_are_served_meanwhile_are_no_difference(while_serving: Whi
         reports = [await live(served) for _ in range(10)]
         await asyncio.gather(*others)
         assert [report.differences for report in [*reports, await live(served)]] == [0] * 11
+
+    while_serving(check)
+
+
+def test_a_charge_that_is_committed_while_sums_are_made_is_no_difference(while_serving: While) -> None:
+    async def check(served: Served) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+        let_sums_begin = Event()
+        blocked = loop.run_in_executor(None, let_sums_begin.wait)
+        audited = asyncio.create_task(live(served))
+        await asyncio.sleep(0)  # the counters are read, and the sums wait for the thread
+        await serve(served.store, served.places, first=100)
+        let_sums_begin.set()
+        await blocked
+        assert (await audited).differences == 0
 
     while_serving(check)
 

@@ -17,6 +17,7 @@ import typer
 
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys, StoredKey
+from penstock.api.permissions import PERMISSIONS, Audience
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
 from penstock.config import Configuration, NotationError
@@ -30,7 +31,7 @@ from penstock.quota.definitions import Key
 from penstock.wiring.places import Places
 from penstock.wiring.secrets import read_peppers
 
-ROUTES = ("chat.completions", "completions", "embeddings")
+ROUTES = tuple(dict.fromkeys(each.route for each in PERMISSIONS.values() if each.audience is not Audience.ANYONE))
 
 keys = typer.Typer(
     name="keys",

@@ -86,7 +86,7 @@ def test_cost_of_a_single_nano_dollar_is_not_lost_beside_a_million_dollars() -> 
 
 def test_over_tokens_count_only_what_exceeds_the_hold() -> None:
     metrics = make_metrics()
-    count(metrics, replace(OK, tokens_held=150), replace(OK, tokens_held=149))
+    count(metrics, replace(OK, tokens_held=200), replace(OK, tokens_held=150), replace(OK, tokens_held=149))
     assert value_of(metrics, "penstock_over_tokens_total", **TENANT) == 1
 
 
@@ -172,6 +172,14 @@ def test_names_that_a_client_made_up_create_no_labels() -> None:
     count(metrics, replace(OK, model="made-up-101", status=404, outcome="not_found", attempts=0))
     assert len(metrics.exposition()) - before < 20
     assert not [value for value in labels_seen(metrics) if "made-up" in value or "evil" in value or ".." in value]
+
+
+def test_even_well_formed_routes_are_bounded() -> None:
+    metrics = make_metrics()
+    count(metrics, *(replace(OK, route=f"route-{number}") for number in range(100)))
+    routes = {value for value in labels_seen(metrics) if value.startswith("route-")}
+    assert len(routes) == 64
+    assert "unknown" in labels_seen(metrics)
 
 
 def test_unauthenticated_requests_are_charged_to_no_organisation() -> None:

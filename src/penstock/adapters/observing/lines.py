@@ -68,11 +68,13 @@ class LineWriter:
             self._pending_bytes_max = 0
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while True:
+            closing = self._closing.is_set()  # before the flush, so that the last one has all that was written
+            self._flush()
+            if closing:
+                return
             self._urgent.wait(self._flush_every_s)
             self._urgent.clear()
-            self._flush()
-        self._flush()
 
     def _flush(self) -> None:
         with self._swap:
