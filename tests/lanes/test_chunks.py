@@ -116,6 +116,25 @@ def test_an_event_that_is_an_error_is_told_apart_and_what_came_before_it_is_show
     assert chunks.tokens == 1
 
 
+def encoded(event: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+def test_an_event_that_fits_the_form_and_has_a_second_text_inside_is_read() -> None:
+    chunks = Chunks(name="up/m", include_usage=False, bytes_per_token=40.0)
+    one = {"index": 0, "delta": {"content": "hi"}}
+    head = {"id": "c", "created": 1, "model": "up/m"}
+    chunks.feed([encoded(head | {"choices": [one]})])
+    chunks.feed([encoded(head | {"choices": [one, {"index": 1, "delta": {"content": "ho"}}]})])
+    assert chunks.tokens == 3
+
+
+def test_a_long_event_of_a_learned_form_is_counted_by_its_length() -> None:
+    chunks = Chunks(name="up/m", include_usage=False, bytes_per_token=4.0)
+    chunks.feed([encoded(chunk("hi", "chat")), encoded(chunk("x" * 400, "chat"))])
+    assert chunks.tokens == 101
+
+
 def test_comments_are_dropped_and_nothing_after_done_is_shown() -> None:
     chunks = Chunks(name="m", include_usage=False, bytes_per_token=4.0)
     assert chunks.feed([b": ping\n\n", b"data: [DONE]\n\n", b'data: {"choices": []}\n\n']) == b""
@@ -126,5 +145,6 @@ def test_log_probabilities_say_how_many_tokens_an_event_has() -> None:
     chunks = Chunks(name="m", include_usage=False, bytes_per_token=4.0)
     event = chunk("two tokens", "chat")
     event["choices"][0]["logprobs"] = {"content": [{"token": "two"}, {"token": " tokens"}]}
-    chunks.feed([b"data: " + json.dumps(event).encode() + b"\n\n"])
-    assert chunks.tokens == 2
+    for _ in range(3):
+        chunks.feed([encoded(event)])
+    assert chunks.tokens == 6

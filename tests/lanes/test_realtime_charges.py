@@ -12,6 +12,7 @@ import pytest
 from penstock.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from penstock.lanes.requests import Reply
 from penstock.quota.events import EventKind, UsageSource
+from penstock.quota.operations import Settle, Void
 from tests.lanes.stage import (
     STREAM_END,
     STREAM_HEAD,
@@ -40,6 +41,7 @@ def assert_charged(stage: Stage, prompt: int, completion_tokens: int, source: Us
     assert (end.kind, end.usage.prompt, end.usage.completion) == (EventKind.POSTED, prompt, completion_tokens)
     assert end.usage.source is source
     assert stage.used() == prompt + completion_tokens
+    assert len({id(call) for call in stage.store.seen if isinstance(call, Settle | Void)}) == 1
     stage.assert_nothing_is_held()
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import Forbidden, UpstreamBroken, UpstreamError
+from penstock.errors import Forbidden, UpstreamBroken, UpstreamError, UpstreamTimeout
 from penstock.lanes.leases import WAITING_TOUCH_EVERY_S
 from penstock.lanes.requests import Reply, StreamReply
+from penstock.lanes.upstreams import FAILURES_MAX
 from penstock.quota.definitions import Overrun
 from penstock.quota.events import EventKind, UsageSource
 from penstock.quota.operations import Cancel, Extend, Settle, Touch
@@ -65,8 +66,12 @@ def test_stream_that_is_closed_before_it_was_begun_leaves_no_hold() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("answer", [b"", STREAM_HEAD], ids=["before the head", "after the head"])
-def test_client_that_leaves_while_it_waits_disconnects_the_server(stream: bool, answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "rounds"),
+    [(b"", 0), (STREAM_HEAD, 0), (STREAM_HEAD, 20)],
+    ids=["before the head", "as the head arrives", "after the head"],
+)
+def test_client_that_leaves_while_it_waits_disconnects_the_server(stream: bool, answer: bytes, rounds: int) -> None:
     async def main() -> None:
         arrived = asyncio.Event()
 
@@ -77,6 +82,8 @@ def test_client_that_leaves_while_it_waits_disconnects_the_server(stream: bool, 
         async with staged(serve) as stage:
             waiting = asyncio.ensure_future(stage.lane.answer(request(stream=stream)))
             await arrived.wait()
+            for _ in range(rounds):  # of the event loop, in which the head is read
+                await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -150,6 +157,37 @@ def test_cancelled_reservation_of_a_whole_answer_is_an_error_of_its_own() -> Non
             with pytest.raises(Forbidden, match="cancelled"):
                 await waiting
             assert_charged(stage, PROMPT_ESTIMATE, 0, UsageSource.LOCAL)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reservation_cancelled_before_the_head_ends_when_it_arrives_and_says_nothing_of_the_server(
+    stream: bool,
+) -> None:
+    async def main() -> None:
+        async def serve(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+            begun.set()
+            await go_on.wait()
+            writer.write(STREAM_HEAD)
+            if not stream:
+                writer.write(b"1\r\n{\r\n")
+
+        async with staged(serve) as stage:
+            for _ in range(FAILURES_MAX):
+                begun, go_on = asyncio.Event(), asyncio.Event()
+                asked = request(stream=stream)
+                waiting = asyncio.ensure_future(stage.lane.answer(asked))
+                await begun.wait()
+                cancel(stage, asked.record.reservation)
+                stage.clock.ms += int(WAITING_TOUCH_EVERY_S * 1000)
+                await stage.lane.leases.touch_due()
+                go_on.set()
+                with pytest.raises(Forbidden, match="cancelled"):
+                    await waiting
+            assert stage.used() == FAILURES_MAX * PROMPT_ESTIMATE
+            stage.assert_nothing_is_held()
+            assert stage.health.changes == [(stage.lane_upstream(), True)]
 
     asyncio.run(main())
 
@@ -265,6 +303,21 @@ def test_request_that_may_have_been_carried_out_is_not_repeated(answer: Any, err
                 await stage.lane.answer(request())
             assert len(stage.received) == 1
             assert len(stage.store.ends()) == 1
+
+    asyncio.run(main())
+
+
+def test_second_server_has_only_the_time_that_the_first_left() -> None:
+    async def main() -> None:
+        async def busy(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+            stage.clock.ms += 599_950
+            writer.write(whole({}, "503 Busy"))
+
+        async with staged(busy, sends(b"")) as stage:
+            with pytest.raises(UpstreamTimeout) as caught:
+                await asyncio.wait_for(stage.lane.answer(request()), 10)
+            assert caught.value.phase == "total"
+            assert len(stage.received) == 2
 
     asyncio.run(main())
 

@@ -110,8 +110,6 @@ class Caller:
             if response.status == 200:
                 return Called(response, model, index)
             verdict = Verdict.FAILED if response.status >= 500 else Verdict.WORKED
-            if response.status == 429:
-                verdict = Verdict.NOTHING
             raise await _status_error(response, model)
         except (UpstreamUnreachable, UpstreamTimeout, UpstreamBroken):
             verdict = Verdict.FAILED

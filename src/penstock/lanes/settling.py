@@ -121,7 +121,9 @@ class RetryInProcess:
         task.add_done_callback(self._retries.discard)
 
     async def close(self) -> None:
-        """Stop trying."""
+        """Give the store 5 s more, then stop trying; what is lost is logged."""
+        if self._retries:
+            await asyncio.wait(self._retries, timeout=RETRY_MOST_S)
         if self._retries:
             log.error("ends of reservations are lost", extra={"count": len(self._retries)})
         for task in tuple(self._retries):

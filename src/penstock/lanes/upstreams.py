@@ -25,7 +25,7 @@ class Verdict(Enum):
 
     WORKED = "worked"
     FAILED = "failed"
-    NOTHING = "nothing"  # the client left, or the server was merely busy
+    NOTHING = "nothing"  # the client left first
 
 
 @dataclass(slots=True)

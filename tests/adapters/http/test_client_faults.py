@@ -98,6 +98,28 @@ def test_steady_bytes_hold_off_the_bound_between_chunks(run: Run[Any]) -> None:
     assert run(exchange(handle, between_chunks_s=0.15)) == b"x" * 8
 
 
+def test_a_reader_that_pauses_is_not_mistaken_for_a_silent_server(run: Run[Any]) -> None:
+    async def main() -> None:
+        client = HttpClient()
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8000000\r\n\r\n" + b"x" * 8_000_000
+        async with serving(answering(answer)) as server:
+            response = await client.open(ask(server.port, between_chunks_s=0.05))
+            await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.2)
+            size = 0
+            async for piece in response.chunks():
+                size += len(piece)
+            assert size == 8_000_000
+            await client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("line", [b"x-pad: " + b"a" * 70_000, b"x-pad: aaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 5000])
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(run: Run[Any], line: bytes) -> None:
+    with pytest.raises(UpstreamBroken, match="head has more than 65536 bytes"):
+        run(exchange(silent_after(b"HTTP/1.1 200 OK\r\n" + line)))
+
+
 @pytest.mark.parametrize(
     "answer",
     [
