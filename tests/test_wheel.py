@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,14 +60,14 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str | Path], folder: Path, *, ready: str) -> Iterator[None]:
-    """Run a server until the block ends, once ``ready`` answers 200; it must then end by itself on SIGTERM."""
+    """Run a server until the block ends, once ``ready`` answers 200; it must then end by itself when interrupted."""
     log = folder / f"{free_port()}.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         wait_until_ready(process, ready, log)
         yield
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, log.read_text()
     finally:
         process.kill()
