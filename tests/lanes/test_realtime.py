@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from penstock.adapters.simulated_model import Server, Settings
 from penstock.errors import Forbidden, NotFound, QuotaDenied, StoreUnavailable, Unauthenticated
-from penstock.lanes.requests import Reply, StreamReply
+from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.quota.definitions import Key, Kind, Limit, Metric
 from penstock.quota.events import EventKind
 from penstock.quota.operations import Reserve, Settle, Void
@@ -255,5 +256,25 @@ def test_reserve_whose_answer_is_lost_is_voided() -> None:
             assert isinstance(void, Void)
             assert void.reservation == reserve.reservation
             assert stage.received == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_ended_leaves_nothing_for_the_garbage_collector(stream: bool) -> None:
+    async def main() -> None:
+        whole_answer, streamed = whole(completion(usage())), STREAM_HEAD + tokens(2) + ending(usage())
+        async with staged(sends(streamed if stream else whole_answer)) as stage:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(3):
+                    reply = await stage.lane.answer(request(stream=stream))
+                    if isinstance(reply, StreamReply):
+                        await collect(reply)
+                del reply
+                assert [found for found in gc.get_objects() if isinstance(found, InferenceRequest)] == []
+            finally:
+                gc.enable()
 
     asyncio.run(main())

@@ -19,6 +19,10 @@ from penstock.quota.events import Usage
 from penstock.quota.operations import Reserve, Settle, Void
 
 
+def _no_progress() -> tuple[int, int]:
+    return 0, 0
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Admission:
     """A reservation, from its grant to its end. Ends once; later ends do nothing.
@@ -39,7 +43,7 @@ class Admission:
     settling: Settling
     leases: Leases
     called: Called | None = None
-    progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    progress: Callable[[], tuple[int, int]] = _no_progress
     is_cancelled: bool = False
     is_ended: bool = False
     _lease: Lease | None = field(default=None, repr=False)
@@ -110,6 +114,8 @@ class Admission:
         self.is_ended = True
         if self._lease is not None:
             self.leases.release(self._lease)
+            self._lease = None  # which knows us: without the circle no collector has to find us
+        self.progress = _no_progress
         return True
 
     def _settle_call(self, usage: Usage) -> Settle:
