@@ -20,6 +20,7 @@ from penstock.quota import (
     Key,
     Lane,
     LimitStanding,
+    Look,
     Model,
     Organisation,
     Post,
@@ -149,6 +150,9 @@ class Desk:
     ) -> Any:
         arguments = Reserve(**self.arguments(reservation, **fields))
         return self._make(Post, arguments=arguments, usage=usage or Usage(60, 40), already_charged=before)
+
+    def look(self, reservation: str = "r1") -> Any:
+        return self._make(Look, reservation=reservation)
 
     def inspect(self) -> Inspected:
         answer = self._make(Inspect)

@@ -25,6 +25,7 @@ from penstock.quota import (
     Key,
     Kind,
     Lane,
+    Look,
     Model,
     Overrun,
     Post,
@@ -281,15 +282,20 @@ class Scribe:
         return Post(**self._by(organisation), arguments=lost, usage=self._usage(), already_charged=before)
 
     def inspect(self, organisation: str) -> Call[Any]:
-        """Look, and change nothing."""
+        """Read everything, and change nothing."""
         return Inspect(**self._by(organisation))
+
+    def look(self, organisation: str) -> Call[Any]:
+        """Of any id."""
+        return Look(**self._by(organisation), reservation=self._known(organisation))
 
 
 OPERATIONS = (
     Scribe.reserve, Scribe.settle, Scribe.void, Scribe.touch, Scribe.extend, Scribe.acquire, Scribe.published,
     Scribe.cancel, Scribe.sweep, Scribe.define, Scribe.ready, Scribe.reassert, Scribe.post, Scribe.inspect,
+    Scribe.look,
 )  # fmt: skip
-WEIGHTS = (36, 16, 5, 8, 4, 12, 3, 4, 2, 3, 2, 3, 3, 3)
+WEIGHTS = (36, 16, 5, 8, 4, 12, 3, 4, 2, 3, 2, 3, 3, 3, 3)
 
 
 def history(seed: int, length: int, organisations: tuple[str, ...] = ORGANISATIONS) -> Iterator[tuple[Call[Any], int]]:

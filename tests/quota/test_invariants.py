@@ -54,6 +54,7 @@ def test_histories_reach_every_operation_and_nearly_every_answer() -> None:
         "Reassert": "Done Duplicate Refused NotReady",
         "Post": "Settled Duplicate NotReady Invalid",
         "Inspect": "Inspected NotReady",
+        "Look": "Seen Unknown NotReady",
     }
     assert seen == {f"{call} -> {answer}" for call, answers in expected.items() for answer in answers.split()}
 

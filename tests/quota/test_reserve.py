@@ -56,6 +56,7 @@ def test_what_is_reserved_shows_in_the_readings_at_once() -> None:
             Reading("acme/tokens/day", 1_000, 900, DAY_ENDS_IN_MS),
             Reading("acme/tokens/minute", 600, 500, 10_000),
         ),
+        epoch=1,
     )
 
 

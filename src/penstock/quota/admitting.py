@@ -124,7 +124,7 @@ def _again(account: Account, call: Reserve, known: Reservation, now_ms: int) -> 
     if known.state is not OPEN or known.nonce != call.nonce:
         return Duplicate(known.state)
     plan = plan_for(account, known.team, known.key, known.model)
-    return Reserved(known.due_at_ms, known.tokens_held, readings(plan.counters, now_ms))
+    return Reserved(known.due_at_ms, known.tokens_held, readings(plan.counters, now_ms), account.epoch)
 
 
 def size_of(account: Account, call: ReserveArguments[Any], model: Model) -> Size:
@@ -234,9 +234,8 @@ def _admit(
             hold(counter, amounts[counter.unit])
         open_until(account, reservation, call.job_deadline_ms)
         record(account, reservation, EventKind.RESERVED, now_ms)
-    return Reserved(
-        reservation.due_at_ms, reservation.tokens_held, tuple([reading(each, now_ms) for each in plan.counters])
-    )
+    stand = tuple([reading(each, now_ms) for each in plan.counters])
+    return Reserved(reservation.due_at_ms, reservation.tokens_held, stand, account.epoch)
 
 
 def make_reservation(

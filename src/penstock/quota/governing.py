@@ -16,9 +16,14 @@ from penstock.quota.operations import (
     Inspect,
     InspectAnswer,
     Inspected,
+    Lane,
     LimitStanding,
+    Look,
+    LookAnswer,
     Ready,
     Refused,
+    Seen,
+    Unknown,
 )
 from penstock.quota.plans import fault_in
 from penstock.quota.state import Account, Reservation
@@ -69,6 +74,30 @@ def inspect(account: Account, call: Inspect, time_ms: int) -> InspectAnswer:
         epoch=account.epoch,
         limits=tuple(each for each in limits if each.limit in account.defined or each.used or each.held),
         holds=tuple(_hold(account, each) for _, each in sorted(account.reservations.items()) if each.state is OPEN),
+    )
+
+
+def look(account: Account, call: Look, time_ms: int) -> LookAnswer:
+    """One reservation as it is stored. Writes nothing, sweeps nothing."""
+    if not account.marked:
+        return NOT_READY
+    found = account.reservations.get(call.reservation)
+    if found is None:
+        return Unknown()
+    is_known = found.fingerprint is not None  # else it was voided before its reserve came
+    return Seen(
+        state=found.state,
+        model=found.model,
+        key=found.key,
+        lane=found.lane.value if is_known else "",
+        running=found.state is OPEN and found.running,
+        started=found.started or (found.lane is Lane.REALTIME and is_known),
+        published=found.published,
+        cancelled=found.cancelled,
+        deadline_ms=found.due_at_ms if found.state is OPEN else 0,
+        job_deadline_ms=found.job_deadline_ms,
+        touched_prompt=found.touched_prompt,
+        touched_completion=found.touched_completion,
     )
 
 

@@ -22,7 +22,7 @@ from penstock.quota.acquiring import acquire, reassert
 from penstock.quota.admitting import extend, reserve
 from penstock.quota.expiring import sweep
 from penstock.quota.finishing import post, settle, void
-from penstock.quota.governing import define, inspect, ready
+from penstock.quota.governing import define, inspect, look, ready
 from penstock.quota.leasing import cancel, published, touch
 from penstock.quota.operations import Call
 from penstock.quota.state import Account
@@ -44,6 +44,7 @@ _OPERATIONS: dict[type, Callable[[Any, Any, int], Any]] = {
     operations.Reassert: reassert,
     operations.Post: post,
     operations.Inspect: inspect,
+    operations.Look: look,
 }
 
 

@@ -69,11 +69,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """OK: everything is held, or was already held by the same attempt."""
+    """OK: everything is held, or was already held by the same attempt. A job's acquire names this ``epoch``."""
 
     deadline_ms: int
     tokens_held: int
     readings: tuple[Reading, ...] = ()
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,32 @@ class Inspected:
     epoch: int
     limits: tuple[LimitStanding, ...]
     holds: tuple[Hold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One reservation as it is stored, overdue or not.
+
+    Args:
+        key: Empty, like ``model`` and ``lane``, if the id was voided before its reserve came.
+        running: Somebody works on it now; ``started``: somebody did once.
+        published: Its result's publish is confirmed.
+        deadline_ms: When its lease or hold ends; 0 once it has ended.
+        touched_prompt: Progress in tokens, as the touches told.
+    """
+
+    state: State
+    model: str
+    key: str
+    lane: str
+    running: bool
+    started: bool
+    published: bool
+    cancelled: bool
+    deadline_ms: int
+    job_deadline_ms: int
+    touched_prompt: int
+    touched_completion: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,3 +468,13 @@ InspectAnswer = Inspected | NotReady
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspect(Call[InspectAnswer]):
     """Read every limit and open hold; writes nothing. For people, the audit and the usage page."""
+
+
+LookAnswer = Seen | Unknown | NotReady
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look(Call[LookAnswer]):
+    """Read one reservation; writes nothing, and an overdue one is left to the sweep."""
+
+    reservation: str
