@@ -40,6 +40,7 @@ SLOWEST_LAST = (
         "test_pricing",
         "test_public_api",
         "test_estimate",
+        "test_look",
         "test_invariants_fail",
         "test_invariants",
     ),
