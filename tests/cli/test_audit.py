@@ -106,7 +106,7 @@ def test_a_running_service_is_asked(run: Run, live: AuditReport, operations: Ope
 
 def test_usage_shows_what_the_running_service_holds_apart(run: Run, live: AuditReport, operations: Operations) -> None:
     operations.body = msgspec.json.encode(live)
-    (acme,) = json.loads(run("usage", "--json").out)["organisations"]
+    (acme,) = json.loads(run("usage", "acme", "--json").out)["organisations"]
     assert acme["totals"]["prompt_tokens"] + acme["totals"]["completion_tokens"] == 30
     assert acme["held"] == {"requests": 1, "tokens": live.only("acme").organisations[0].tokens_held}
     assert "Held now, not charged: acme" in run("usage").out

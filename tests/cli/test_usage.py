@@ -128,10 +128,16 @@ def test_an_organisation_that_left_the_configuration_still_shows(run: Run, charg
     assert said(run, "initech", *RANGE)["organisations"][0]["totals"]["requests"] == 1
 
 
+def test_an_organisation_that_used_nothing_shows_zeros(run: Run, charged: Charged) -> None:
+    charged()
+    assert said(run, "globex", *RANGE)["organisations"][0]["totals"]["requests"] == 0
+    assert "globex" in run("usage", *RANGE).out
+
+
 def test_wrong_questions_are_refused_with_the_fix(run: Run, charged: Charged) -> None:
     charged()
     for arguments, answer in (
-        (["acne"], "the ledger has no row of 'acne'; did you mean `acme`?"),
+        (["acne"], "'acne' is neither in the configuration nor in the ledger; did you mean `acme`?"),
         (["--by", "modle"], "--by: 'modle' is no group; did you mean `model`?"),
         (["--by", "day,day"], "--by: names a group twice"),
         (["--from", "yesterday"], "--from: found 'yesterday', wanted an ISO date or time"),

@@ -29,6 +29,7 @@ from penstock.errors import InvalidRequest
 from penstock.lanes.credentials import mac, mint
 from penstock.quota.definitions import Key
 from penstock.wiring.places import Places
+from penstock.wiring.running import local_url
 from penstock.wiring.secrets import read_peppers
 
 ROUTES = tuple(dict.fromkeys(each.route for each in PERMISSIONS.values() if each.audience is not Audience.ANYONE))
@@ -170,14 +171,8 @@ def _show_once(token: str, what: str, configuration: Configuration) -> None:
     sys.stderr.write(
         f"\nAny OpenAI client takes it from two variables:\n"
         f"    export OPENAI_API_KEY=<the key>\n"
-        f"    export OPENAI_BASE_URL=http://{_reachable(server.host)}:{server.port}/v1\n"
+        f"    export OPENAI_BASE_URL={local_url(server.host, server.port)}/v1\n"
     )
-
-
-def _reachable(host: str) -> str:
-    """An address that a client can use for one that a server listens on."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host
 
 
 def _mac(token: str, configuration: Configuration, places: Places) -> str:

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import msgspec
 import typer
-from sqlalchemy import Engine
 
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.config import Configuration
 from penstock.config.walking import nearest
 from penstock.console.screen import screen
 from penstock.console.usage import OrganisationUsage, total, usage_table
@@ -61,8 +61,8 @@ def usage(
         raise InvalidRequest("--json and --csv: give one of them")
     groups = _groups(by)
     start_ms, end_ms = _range(start, end)
-    _, places = load_embedded(config, data)
-    found = _read(places, organisation, start_ms=start_ms, end_ms=end_ms, groups=groups)
+    configuration, places = load_embedded(config, data)
+    found = _read(places, organisation, configuration, start_ms=start_ms, end_ms=end_ms, groups=groups)
     if as_csv:
         _write_csv(found, groups)
     elif as_json:
@@ -72,7 +72,13 @@ def usage(
 
 
 def _read(
-    places: Places, organisation: str | None, *, start_ms: int, end_ms: int, groups: tuple[str, ...]
+    places: Places,
+    organisation: str | None,
+    configuration: Configuration,
+    *,
+    start_ms: int,
+    end_ms: int,
+    groups: tuple[str, ...],
 ) -> list[OrganisationUsage]:
     if not places.database.exists():
         raise StoreUnavailable(
@@ -83,34 +89,34 @@ def _read(
     engine = open_engine(places.database)
     try:
         migrate(engine)
-        rows = _rows(engine, organisation, start_ms=start_ms, end_ms=end_ms, groups=groups)
+        with engine.begin() as connection:
+            ledger = LedgerReads(connection)
+            rows = {
+                name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
+                for name in _names(organisation, {*ledger.organisations(), *configuration.organisations})
+            }
     finally:
         engine.dispose()
-    names = sorted({*rows, *(name for name, each in holds.items() if each.holds and organisation in (None, name))})
     return [
         OrganisationUsage(
             organisation=name,
-            rows=tuple(rows.get(name, ())),
+            rows=tuple(found),
             held_requests=None if answer is None else holds[name].holds if name in holds else 0,
             held_tokens=None if answer is None else holds[name].tokens_held if name in holds else 0,
         )
-        for name in names
+        for name, found in rows.items()
     ]
 
 
-def _rows(
-    engine: Engine, organisation: str | None, *, start_ms: int, end_ms: int, groups: tuple[str, ...]
-) -> dict[str, list[UsageRow]]:
-    with engine.begin() as connection:
-        ledger = LedgerReads(connection)
-        known = ledger.organisations()
-        if organisation is not None and organisation not in known:
-            raise InvalidRequest(f"the ledger has no row of {organisation!r}; {nearest(organisation, known)}")
-        names = known if organisation is None else (organisation,)
-        return {
-            name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
-            for name in names
-        }
+def _names(organisation: str | None, known: set[str]) -> list[str]:
+    """Whom to show: those of the configuration, and those that have left it and are in the ledger."""
+    if organisation is None:
+        return sorted(known)
+    if organisation not in known:
+        raise InvalidRequest(
+            f"{organisation!r} is neither in the configuration nor in the ledger; {nearest(organisation, known)}"
+        )
+    return [organisation]
 
 
 def _groups(by: str) -> tuple[str, ...]:

@@ -21,6 +21,17 @@ class Running(msgspec.Struct, frozen=True):
     operations_url: str
 
 
+def local_url(host: str, port: int) -> str:
+    """An address that a client on this machine can use for one that a server listens on.
+
+    Example:
+        >>> local_url("0.0.0.0", 8080), local_url("::", 8080)
+        ('http://127.0.0.1:8080', 'http://[::1]:8080')
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def announce(places: Places, running: Running) -> None:
     """Write that a service runs, whole or not at all."""
     draft = places.running.with_suffix(f".{running.pid}")

@@ -43,7 +43,7 @@ from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing
 from penstock.wiring.models import ca_files, local_model_name, served_models
 from penstock.wiring.places import Places
-from penstock.wiring.running import Running, announce, retract
+from penstock.wiring.running import Running, announce, local_url, retract
 from penstock.wiring.secrets import read_peppers
 
 SWEEP_EVERY_S = 1.0
@@ -242,8 +242,8 @@ async def _listen(
 
         def accepted(port: int) -> None:
             told = Started(
-                url=_url(server.host, port),
-                operations_url=_url(server.operations_host, operations_port.result()),
+                url=local_url(server.host, port),
+                operations_url=local_url(server.operations_host, operations_port.result()),
                 first_key=first_key,
             )
             announce(places, Running(pid=os.getpid(), url=told.url, operations_url=told.operations_url))
@@ -262,9 +262,3 @@ async def _listen(
         finally:
             retract(places)
             operations_stop.set()
-
-
-def _url(host: str, port: int) -> str:
-    """An address that a client on this machine can use for one that a server listens on."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
