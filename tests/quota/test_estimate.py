@@ -74,6 +74,11 @@ def test_a_body_that_says_nothing_about_its_prompt_teaches_nothing_about_it() ->
     assert (estimator.prompt_tokens, estimator.prompt_bytes) == (0, 0)
 
 
+def test_nothing_is_claimed_of_a_prompt_that_its_bytes_do_not_bound() -> None:
+    assert learned_prompt(seen([100] * 20), BODY_UNBOUNDED) is None
+    assert learned_prompt(seen([100] * 20), BODY_UNBOUNDED - 1) == 536_870_912
+
+
 def test_the_prompt_ratio_is_rounded_up_twice() -> None:
     assert learned_prompt(seen([1] * 20, prompt=1, body_bytes=3), 1_000) == 334
     assert learned_prompt(seen([1] * 20, prompt=1, body_bytes=3), 1) == 1

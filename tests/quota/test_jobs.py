@@ -326,6 +326,15 @@ def test_reassert_of_a_job_that_waits_makes_it_wait_again() -> None:
     assert desk.available(MINUTE) == 500
 
 
+def test_reassert_of_a_job_that_waits_keeps_what_it_had_done() -> None:
+    desk = Desk(LIMITS)
+    desk.reassert("j1", lane=Lane.QUEUE, acquired=False, prompt=3, completion=7)
+    desk.acquire()
+    desk.later(LEASE_MS).sweep()
+    desk.later(600_000).sweep()
+    assert desk.take_events()[-1].usage.completion == 7
+
+
 def test_reassert_of_what_has_ended_or_was_published_is_a_duplicate() -> None:
     desk = running(Desk(LIMITS))
     desk.published()

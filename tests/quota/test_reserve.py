@@ -313,6 +313,13 @@ def test_a_job_holds_windows_only_and_until_its_own_deadline() -> None:
     assert (event.occurred_at_ms, event.job_deadline_ms, event.price) == (T0, T0 + 600_000, PRICE)
 
 
+def test_a_job_is_told_of_its_rates_as_they_are_now_though_it_pays_them_later() -> None:
+    desk = Desk({"acme/tokens/minute": 600})
+    desk.reserve()
+    (reading,) = desk.later(1_000).enqueue().readings
+    assert reading == Reading("acme/tokens/minute", 600, 510, 9_000)
+
+
 def test_a_job_ignores_rates_that_are_low_now_and_refuses_those_it_will_never_fit() -> None:
     desk = Desk({"acme/tokens/minute": 100, "acme/concurrency/concurrent": 1, "acme/tokens/day": 200})
     desk.reserve()

@@ -162,16 +162,16 @@ def reassert(account: Account, call: Reassert, time_ms: int) -> ReassertAnswer:
         if isinstance(made, str):
             return Refused(made)
         reservation = made
-        if arguments.lane is Lane.QUEUE and not call.acquired:
-            open_until(account, reservation, reservation.job_deadline_ms)
-            return Done()
     elif not _waits(reservation) or not call.acquired:
         return Duplicate(reservation.state)
     elif now_ms >= call.renewed_at_ms + LEASE_MS:
         return Refused("its lease has passed; acquire it again")
-    _force_running(account, reservation, now_ms)
     reservation.touched_prompt = max(reservation.touched_prompt, call.prompt)
     reservation.touched_completion = max(reservation.touched_completion, call.completion)
+    if arguments.lane is Lane.QUEUE and not call.acquired:
+        open_until(account, reservation, reservation.job_deadline_ms)
+    else:
+        _force_running(account, reservation, now_ms)
     return Done()
 
 

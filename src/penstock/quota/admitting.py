@@ -234,7 +234,7 @@ def _admit(
             hold(counter, amounts[counter.unit])
         open_until(account, reservation, call.job_deadline_ms)
         record(account, reservation, EventKind.RESERVED, now_ms)
-    stand = tuple([reading(each, now_ms) for each in plan.counters])
+    stand = readings(plan.counters, now_ms)  # rolls what a job has not asked
     return Reserved(reservation.due_at_ms, reservation.tokens_held, stand, account.epoch)
 
 

@@ -94,8 +94,8 @@ def completion_q95(estimator: Estimator) -> int | None:
 
 
 def learned_prompt(estimator: Estimator, body_bytes: int) -> int | None:
-    """Tokens that so many bytes usually are; None under 20 samples, or if no sample had bytes."""
-    if estimator.count < SAMPLES_MIN or not estimator.prompt_bytes:
+    """Tokens that so many bytes usually are; None under 20 samples, or if no sample or not this one had bytes."""
+    if estimator.count < SAMPLES_MIN or not estimator.prompt_bytes or body_bytes == BODY_UNBOUNDED:
         return None
     tokens_per_1000_bytes = -(-1000 * estimator.prompt_tokens // estimator.prompt_bytes)
     return -(-tokens_per_1000_bytes * body_bytes // 1000)
