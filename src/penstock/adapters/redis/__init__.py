@@ -1,0 +1,1 @@
+"""The quota in Redis: a function library that decides, and the connection that asks it."""

@@ -1,0 +1,1539 @@
+#!lua name=penstock
+--[==[
+The quota of Penstock in Redis: every operation is one atomic call.
+
+    FCALL penstock_<operation> 5 <counters> <reservations> <deadlines> <definitions> <outbox> <argument>
+
+KEYS of organisation ORG, partition P = crc16(ORG) mod 64 (the CRC that Redis Cluster uses, XMODEM):
+
+    {qP}:ORG:counters      hash   one field for each limit; _epoch, _clk, _policy; _learned/<model>
+    {qP}:ORG:reservations  hash   one field for each id that is remembered
+    {qP}:ORG:deadlines     zset   by score: when an open id is due; when an ended one is forgotten (less 2^53)
+    {qP}:ORG:definitions   hash   version, digest; key/<id>, model/<name>, limits/<owner>
+    {qP}:outbox            stream one entry for each event, field `e`: JSON, fields of penstock.quota.events.Event
+
+ARGV: one JSON object with the fields of the call of the same name in penstock.quota.operations, all of them: what is
+None there is null here. `caller_now_ms` is the caller's clock. Times are Unix milliseconds, amounts are tokens,
+requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt", "completion", "cached", "source"}.
+
+    reserve    organisation caller_now_ms reservation nonce fingerprint key key_mac route model body_bytes prompts
+               prompt_tokens|null outputs_bound lane("realtime"|"queue") job_deadline_ms
+                 -> Reserved Denied Duplicate Mismatch NoKey OutOfScope NotReady ClockSkew Invalid
+    settle     organisation caller_now_ms reservation usage  -> Settled Duplicate Unknown NotReady Invalid
+    void       ... reservation reason                        -> Done Duplicate NotReady
+    touch      ... reservation prompt completion             -> Touched Cancelled Duplicate Unknown NotReady Invalid
+    acquire    reserve's fields, epoch                       -> Run Wait Never Gone NotReady ClockSkew Invalid
+    published  ... reservation                               -> Done Duplicate Unknown NotReady
+    cancel     ... reservation                               -> Done Duplicate Unknown NotReady
+    extend     ... reservation total_tokens                  -> Extended Denied Duplicate Unknown NotReady Invalid
+    sweep      ... count_max                                 -> Swept NotReady
+    define     ... version definitions                       -> Done Refused
+    ready      ... epoch                                     -> Done Refused
+    reassert   ... arguments(reserve's fields) acquired prompt completion renewed_at_ms
+                                                             -> Done Duplicate Refused NotReady
+    post       ... arguments(reserve's fields) usage already_charged(event)|null
+                                                             -> Settled Duplicate NotReady Invalid
+    inspect    organisation caller_now_ms                    -> Inspected NotReady
+    look       ... reservation                               -> Seen Unknown NotReady
+    version    0 keys, no argument                           -> the text of VERSION below
+
+The reply is a JSON object: {"answer": "<class of penstock.quota.operations>", its fields...}. Tuples are arrays in the
+order of their fields, so a reading is [limit, cap, available, resets_in_ms]:
+
+    {"answer":"Reserved","deadline_ms":1700000060000,"tokens_held":100,"epoch":1,
+     "readings":[["acme/tokens/minute",200000,199900,30]]}
+    {"answer":"Denied","limit":"acme/tokens/day","refusal":"used_up"|"held"|"never","amount":100,"available":80,
+     "retry_after_ms":6400000,"readings":[...]}
+    {"answer":"Duplicate","state":"open"|"posted"|"voided"|"expired"|"late"}    {"answer":"OutOfScope","what":"model"}
+    {"answer":"Settled","state":"posted"|"late","cost_nanos":285000}            {"answer":"Invalid","why":"..."}
+    {"answer":"Run","deadline_ms":...}    {"answer":"Wait","retry_after_ms":1000}    {"answer":"Gone"}
+
+An argument that is no call at all (no JSON, a field missing or of another type, keys of another organisation) is an
+error reply that begins with PENSTOCK. Whatever the reply, everything was written or nothing: what a call changes is
+collected and written at its end. Reserve is refused by a Redis at its maxmemory; whatever frees or posts is not.
+
+An id's life:  ABSENT -> open -> posted | voided | expired    expired -> late    ABSENT -> voided
+An open job of the queue lane:  queued -> running -> published    running -> queued when its lease passes
+]==]
+
+local VERSION = '1'
+
+local LEASE_MS = 60000
+local REMEMBER_MS = 900000
+local SKEW_MS = 30000
+local WAIT_MS = 1000
+local INLINE_MAX = 4
+local LIMITS_MAX = 32
+local TOKENS_MAX = 2147483648
+local BODY_UNBOUNDED = 2147483647
+local EXACT_MAX = 4503599627370496 -- 2^52
+local FORGET_OFFSET = 9007199254740992 -- 2^53: takes the scores of ended ids below those of open ones
+local SAMPLES_MIN, SAMPLES_MAX = 20, 1024
+local DAY_MS = 86400000
+local RATE_PERIOD_MAX_MS = 2097152 -- 2^21: with 2^31 tokens a level stays within 2^52
+
+-- Redis hides the standard library from a library that is loading, so these are bound in the first call.
+local floor, fmod, max, min, format, concat, sort, unpack_table
+local pack_text, unpack_text, pack_struct, unpack_struct, decode, encode, null, is_table, pairs_of
+
+local function bind()
+  floor, fmod, max, min = math.floor, math.fmod, math.max, math.min
+  format, concat, sort, unpack_table = string.format, table.concat, table.sort, unpack
+  pack_text, unpack_text = cmsgpack.pack, cmsgpack.unpack
+  pack_struct, unpack_struct = struct.pack, struct.unpack
+  decode, encode, null = cjson.decode, cjson.encode, cjson.null
+  pairs_of = pairs
+  is_table = function(value) return type(value) == 'table' end
+end
+
+-- The store's clock, Unix milliseconds. TIME moves within a call before Redis 7.2: this is called once in each.
+local function time_ms() local time = redis.call('TIME') return time[1] * 1000 + floor(time[2] / 1000) end
+
+-- Exact integers -----------------------------------------------------------------------------------------------
+
+-- Doubles are exact up to 2^53, but `a / b` rounds and `a % b` is made from it: fmod is not, and never rounds.
+local function divide(a, b)
+  local rest = fmod(a, b)
+  if rest < 0 then rest = rest + b end
+  return (a - rest) / b
+end
+
+local function divide_up(a, b)
+  local rest = fmod(a, b)
+  local whole = (a - rest) / b
+  return rest > 0 and whole + 1 or whole
+end
+
+-- `tostring`, `..` and cjson write %.14g, which is wrong from 10^14 on.
+local function number(value)
+  return format('%.0f', value)
+end
+
+-- Tokens times pico-dollars reach 2^61, so thousands and the rest of each price go apart. Nano-dollars, rounded up.
+local function cost_nanos(price, prompt_picos, prompt, cached, completion)
+  local cached_picos, completion_picos, request_picos = price[2], price[3], price[4]
+  local fresh = prompt - cached
+  local nanos = fresh * divide(prompt_picos, 1000) + cached * divide(cached_picos, 1000)
+    + completion * divide(completion_picos, 1000) + divide(request_picos, 1000)
+  local rest = fresh * fmod(prompt_picos, 1000) + cached * fmod(cached_picos, 1000)
+    + completion * fmod(completion_picos, 1000) + fmod(request_picos, 1000)
+  return nanos + divide_up(rest, 1000)
+end
+
+local function cost_of(price, usage)
+  return cost_nanos(price, price[1], usage.prompt, usage.cached, usage.completion)
+end
+
+local function cost_most(price, prompt, completion)
+  return cost_nanos(price, max(price[1], price[2]), prompt, 0, completion)
+end
+
+local function cost_least(price, prompt, completion)
+  return cost_nanos(price, min(price[1], price[2]), prompt, 0, completion)
+end
+
+-- Windows ------------------------------------------------------------------------------------------------------
+
+-- The calendar of months, in days since 1970-01-01, by years that begin in March: 400 years have 146,097 days.
+local function month_of_day(day)
+  local shifted = day + 719468
+  local era = divide(shifted, 146097)
+  local day_of_era = shifted - era * 146097
+  local year = divide(day_of_era - divide(day_of_era, 1460) + divide(day_of_era, 36524) - divide(day_of_era, 146096), 365)
+  local day_of_year = day_of_era - (365 * year + divide(year, 4) - divide(year, 100))
+  return (year + era * 400) * 12 + divide(5 * day_of_year + 2, 153) + 2
+end
+
+local function first_day_of_month(month)
+  local march = month - 2
+  local year = divide(march, 12)
+  local era = divide(year, 400)
+  local year_of_era = year - era * 400
+  local day_of_year = divide(153 * (march - year * 12) + 2, 5)
+  return era * 146097 + year_of_era * 365 + divide(year_of_era, 4) - divide(year_of_era, 100) + day_of_year - 719468
+end
+
+local function window_of(counter, now)
+  if counter.period == 0 then return month_of_day(divide(now, DAY_MS)) end
+  return divide(now - counter.anchor, counter.period)
+end
+
+local function window_ends_ms(counter)
+  if counter.period == 0 then return first_day_of_month(counter.window + 1) * DAY_MS end
+  return (counter.window + 1) * counter.period + counter.anchor
+end
+
+-- Counters -----------------------------------------------------------------------------------------------------
+-- One limit's state. Windows have used, held and window; buckets have level (tokens x period) and rolled_at;
+-- concurrency has held. The field carries kind, metric, period, anchor and cap, so that ending needs no definitions.
+
+local WINDOW, RATE, STRICT, CONCURRENT = 1, 2, 3, 4
+local KINDS = {'window', 'rate', 'strict_rate', 'concurrency'}
+local KIND_CODES = {window = WINDOW, rate = RATE, strict_rate = STRICT, concurrency = CONCURRENT}
+local TOKENS, REQUESTS, COST, FLIGHT = 1, 2, 3, 4
+local METRICS = {'tokens', 'requests', 'cost', 'concurrency'}
+local METRIC_CODES = {tokens = TOKENS, requests = REQUESTS, cost = COST, concurrency = FLIGHT}
+local COUNTER = '<BBBddddddd'
+
+local function unpack_counter(raw)
+  local kind, metric, defined, period, anchor, cap, first, held, at, forgiven = unpack_struct(COUNTER, raw)
+  local counter = {kind = kind, metric = metric, defined = defined, period = period, anchor = anchor, cap = cap,
+    held = held, forgiven = forgiven}
+  if kind == WINDOW then
+    counter.used, counter.window = first, at
+  else
+    counter.level, counter.rolled_at = first, at
+  end
+  return counter
+end
+
+local function pack_counter(c)
+  return pack_struct(COUNTER, c.kind, c.metric, c.defined, c.period, c.anchor, c.cap, c.used or c.level, c.held,
+    c.window or c.rolled_at, c.forgiven)
+end
+
+local function is_bucket(counter)
+  return counter.kind == RATE or counter.kind == STRICT
+end
+
+-- To now, which is never before the last time. Buckets: cap x elapsed only where it cannot pass what is missing.
+local function roll(counter, now)
+  if counter.kind == WINDOW then
+    local window = window_of(counter, now)
+    if window > counter.window then counter.used, counter.window = 0, window end
+  elseif is_bucket(counter) and now > counter.rolled_at then
+    local elapsed, full = now - counter.rolled_at, counter.cap * counter.period
+    counter.rolled_at = now
+    if counter.cap > 0 then
+      local gap = full - counter.level
+      if elapsed >= divide_up(gap, counter.cap) then
+        counter.level = full
+      else
+        counter.level = counter.level + counter.cap * elapsed
+      end
+    end
+  end
+end
+
+-- Give back (or take, if negative) an amount of a bucket: never above the present full, never below the floor.
+local function pour(counter, amount)
+  local level = min(counter.level + amount * counter.period, counter.cap * counter.period)
+  if level < -EXACT_MAX then
+    counter.forgiven = counter.forgiven - EXACT_MAX - level
+    level = -EXACT_MAX
+  end
+  counter.level = level
+end
+
+-- What may still be reserved; negative in debt, or above a lowered cap.
+local function spare(counter, cap)
+  if counter.kind == WINDOW then return cap - counter.used - counter.held end
+  if counter.kind == CONCURRENT then return cap - counter.held end
+  return divide(counter.level, counter.period)
+end
+
+local function available(counter, cap)
+  return max(0, spare(counter, cap))
+end
+
+local function resets_in_ms(counter, now)
+  if counter.kind == WINDOW then return window_ends_ms(counter) - now end
+  if counter.kind == CONCURRENT or counter.cap == 0 then return 0 end
+  return divide_up(counter.cap * counter.period - counter.level, counter.cap)
+end
+
+-- Whether `amount` more fits. `total` is what the request would then have of it: more than the cap never fits.
+-- Returns nil, or the refusal and the milliseconds until a retry may succeed.
+local function refusal_of(counter, amount, total, now)
+  local fits = counter.cap > 0 and amount <= spare(counter, counter.cap)
+  if fits then return nil end
+  if counter.cap == 0 or total > counter.cap then return 'never', 0 end
+  if counter.kind == WINDOW then
+    if counter.used + amount > counter.cap then return 'used_up', window_ends_ms(counter) - now end
+    return 'held', WAIT_MS
+  end
+  if counter.kind == CONCURRENT then return 'held', WAIT_MS end
+  return 'used_up', divide_up(amount * counter.period - counter.level, counter.cap)
+end
+
+-- Reservations -------------------------------------------------------------------------------------------------
+-- `windows`, `rates` and `flight` name the limits that hold, or were debited, now. `charged_*`: by the expiry.
+
+local FIELDS = {
+  'state', 'nonce', 'fingerprint', 'key', 'team', 'model', 'lane', 'windows', 'rates', 'flight', 'tokens_held',
+  'prompt_held', 'cost_held', 'price', 'job_deadline_ms', 'due_ms', 'prompt_tokens', 'body_bytes', 'touched_prompt',
+  'touched_completion', 'running', 'started', 'published', 'cancelled', 'paid', 'charged_prompt',
+  'charged_completion', 'charged_requests', 'charged_cost', 'never',
+}
+
+local function unpack_reservation(id, raw)
+  local values, reservation = unpack_text(raw), {id = id}
+  for index = 1, #FIELDS do reservation[FIELDS[index]] = values[index] end
+  return reservation
+end
+
+local function pack_reservation(reservation)
+  local values = {}
+  for index = 1, #FIELDS do values[index] = reservation[FIELDS[index]] or false end
+  return pack_text(values)
+end
+
+-- Held by this reservation of a limit that counts `metric`.
+local function held_of(reservation, metric)
+  if metric == TOKENS then return reservation.tokens_held end
+  if metric == COST then return reservation.cost_held end
+  return 1
+end
+
+-- A call -------------------------------------------------------------------------------------------------------
+-- Reads are kept and writes are collected here, so that an error on the way leaves everything as it was.
+
+local function open_call(keys, argument)
+  local state = redis.call('HMGET', keys[1], '_epoch', '_clk', '_policy')
+  return {
+    keys = keys, argument = argument, organisation = argument.organisation,
+    epoch = state[1] and tonumber(state[1]) or nil, clock = state[2] and tonumber(state[2]) or 0,
+    policy = state[3] or 'strict', counters = {}, touched = {}, reservations = {}, changed = {}, forgotten = {},
+    events = {}, learned = {},
+  }
+end
+
+-- Read these limits' counters in one go, rolled to now. Missing ones stay missing: a limit is never counted as zero.
+local function load_counters(call, ids)
+  local missing = {}
+  for index = 1, #ids do
+    if call.counters[ids[index]] == nil then missing[#missing + 1] = ids[index] end
+  end
+  if #missing == 0 then return end
+  local raws = redis.call('HMGET', call.keys[1], unpack_table(missing))
+  for index = 1, #missing do
+    if not raws[index] then error('PENSTOCK the counter of ' .. missing[index] .. ' is missing; rebuild') end
+    local counter = unpack_counter(raws[index])
+    roll(counter, call.now)
+    call.counters[missing[index]] = counter
+  end
+end
+
+local function change_counter(call, id)
+  call.touched[id] = true
+  return call.counters[id]
+end
+
+local function find_reservation(call, id)
+  local known = call.reservations[id]
+  if known == nil then
+    local raw = redis.call('HGET', call.keys[2], id)
+    known = raw and unpack_reservation(id, raw) or false
+    call.reservations[id] = known
+  end
+  return known or nil
+end
+
+local function keep(call, reservation)
+  call.reservations[reservation.id] = reservation
+  call.changed[reservation.id] = reservation
+end
+
+local function in_steps(command, key, values)
+  for first = 1, #values, 1000 do
+    redis.call(command, key, unpack_table(values, first, min(first + 999, #values)))
+  end
+end
+
+-- Write everything that the call changed. Nothing before this line has written anything.
+local function commit(call)
+  local counters, reservations, deadlines, forgotten = {'_clk', number(call.now)}, {}, {}, {}
+  if call.new_epoch then counters[3], counters[4] = '_epoch', number(call.new_epoch) end
+  if call.definitions then counters[3], counters[4] = '_policy', call.policy end
+  for id in pairs_of(call.touched) do
+    counters[#counters + 1] = id
+    counters[#counters + 1] = pack_counter(call.counters[id])
+  end
+  for model, learned in pairs_of(call.learned) do
+    counters[#counters + 1] = '_learned/' .. model
+    counters[#counters + 1] = pack_text(learned)
+  end
+  for id, reservation in pairs_of(call.changed) do
+    local score = reservation.due_ms
+    if reservation.state ~= 'open' then score = score - FORGET_OFFSET end
+    reservations[#reservations + 1] = id
+    reservations[#reservations + 1] = pack_reservation(reservation)
+    deadlines[#deadlines + 1] = number(score)
+    deadlines[#deadlines + 1] = id
+  end
+  for id in pairs_of(call.forgotten) do
+    if not call.changed[id] then forgotten[#forgotten + 1] = id end
+  end
+  if call.definitions then
+    redis.call('DEL', call.keys[4])
+    in_steps('HSET', call.keys[4], call.definitions)
+  end
+  in_steps('HSET', call.keys[1], counters)
+  in_steps('HSET', call.keys[2], reservations)
+  in_steps('ZADD', call.keys[3], deadlines)
+  in_steps('HDEL', call.keys[2], forgotten)
+  in_steps('ZREM', call.keys[3], forgotten)
+  for index = 1, #call.events do redis.call('XADD', call.keys[5], '*', 'e', call.events[index]) end
+end
+
+-- JSON ---------------------------------------------------------------------------------------------------------
+
+local function quote(text)
+  if not text then return 'null' end
+  if string.find(text, '[%c"\\\127]') then return encode(text) end
+  return '"' .. text .. '"'
+end
+
+local function truth(value)
+  return value and 'true' or 'false'
+end
+
+local function readings_of(call, ids)
+  local readings = {}
+  for index = 1, #ids do
+    local counter = call.counters[ids[index]]
+    readings[index] = format('[%s,%.0f,%.0f,%.0f]', quote(ids[index]), counter.cap,
+      available(counter, counter.cap), resets_in_ms(counter, call.now))
+  end
+  return '[' .. concat(readings, ',') .. ']'
+end
+
+local NOT_READY, CLOCK_SKEW = '{"answer":"NotReady"}', '{"answer":"ClockSkew"}'
+local DONE, GONE, UNKNOWN = '{"answer":"Done"}', '{"answer":"Gone"}', '{"answer":"Unknown"}'
+
+local function duplicate(reservation)
+  return format('{"answer":"Duplicate","state":"%s"}', reservation.state)
+end
+
+local function invalid(why)
+  return format('{"answer":"Invalid","why":%s}', quote(why))
+end
+
+local function refused(why)
+  return format('{"answer":"Refused","why":%s}', quote(why))
+end
+
+local function wait(retry_after_ms)
+  return format('{"answer":"Wait","retry_after_ms":%.0f}', retry_after_ms)
+end
+
+-- Events -------------------------------------------------------------------------------------------------------
+
+local NO_USAGE = {prompt = 0, completion = 0, cached = 0, source = 'none'}
+local NO_CHARGE = {tokens = 0, requests = 0, cost = 0}
+
+-- `amounts`: pairs of a window limit's id and what was posted to its present window.
+local function record(call, reservation, kind, usage, charge, amounts, tokens_held, reason)
+  local posted = {}
+  for index = 1, #amounts do
+    local limit, amount = amounts[index][1], amounts[index][2]
+    posted[index] = format('{"limit":%s,"window":%.0f,"amount":%.0f}', quote(limit), call.counters[limit].window, amount)
+  end
+  local price = reservation.price
+  call.events[#call.events + 1] = concat({
+    '{"kind":"', kind, '","reservation":', quote(reservation.id), ',"organisation":', quote(call.organisation),
+    ',"team":', quote(reservation.team), ',"key":', quote(reservation.key), ',"model":', quote(reservation.model),
+    ',"lane":', quote(reservation.lane), ',"occurred_at_ms":', number(call.now),
+    format(',"usage":{"prompt":%.0f,"completion":%.0f,"cached":%.0f,"source":"%s"}', usage.prompt, usage.completion,
+      usage.cached, usage.source),
+    format(',"charge":{"tokens":%.0f,"requests":%.0f,"cost_nanos":%.0f}', charge.tokens, charge.requests, charge.cost),
+    ',"amounts":[', concat(posted, ','), ']',
+    format(',"price":{"prompt_picos":%.0f,"cached_picos":%.0f,"completion_picos":%.0f,"request_picos":%.0f}',
+      price[1], price[2], price[3], price[4]),
+    format(',"tokens_held":%.0f,"job_deadline_ms":%.0f', tokens_held, reservation.job_deadline_ms),
+    ',"reason":', quote(reason or ''), '}',
+  })
+end
+
+local function charged_of(charge, metric)
+  if metric == TOKENS then return charge.tokens end
+  if metric == COST then return charge.cost end
+  return charge.requests
+end
+
+-- Ending -------------------------------------------------------------------------------------------------------
+
+local function end_as(call, reservation, state)
+  reservation.state, reservation.running = state, false
+  reservation.due_ms = max(call.now + REMEMBER_MS, reservation.job_deadline_ms)
+  if state ~= 'expired' then reservation.windows, reservation.rates = {}, {} end
+  reservation.flight = {}
+  keep(call, reservation)
+end
+
+local function leave_flight(call, reservation)
+  load_counters(call, reservation.flight)
+  for index = 1, #reservation.flight do
+    local counter = change_counter(call, reservation.flight[index])
+    counter.held = counter.held - 1
+  end
+  reservation.flight = {}
+end
+
+-- Post to windows; returns what was posted, for the event. Nothing is listed that nothing was posted to.
+local function post_to_windows(call, ids, charge)
+  load_counters(call, ids)
+  local amounts = {}
+  for index = 1, #ids do
+    local counter = change_counter(call, ids[index])
+    local amount = charged_of(charge, counter.metric)
+    counter.used = counter.used + amount
+    if amount > 0 then amounts[#amounts + 1] = {ids[index], amount} end
+  end
+  return amounts
+end
+
+-- OPEN -> `state`: frees every hold and posts `charge` in its place. A strict rate gets nothing back but from a void.
+local function finish(call, reservation, state, usage, charge, reason)
+  load_counters(call, reservation.windows)
+  for index = 1, #reservation.windows do
+    local counter = change_counter(call, reservation.windows[index])
+    counter.held = counter.held - held_of(reservation, counter.metric)
+  end
+  local amounts = post_to_windows(call, reservation.windows, charge)
+  load_counters(call, reservation.rates)
+  for index = 1, #reservation.rates do
+    local counter = change_counter(call, reservation.rates[index])
+    local back = held_of(reservation, counter.metric) - charged_of(charge, counter.metric)
+    if back < 0 or counter.kind == RATE or state == 'voided' then pour(counter, back) end
+  end
+  leave_flight(call, reservation)
+  record(call, reservation, state, usage, charge, amounts, reservation.tokens_held, reason)
+  end_as(call, reservation, state)
+end
+
+local function void_open(call, reservation, reason)
+  finish(call, reservation, 'voided', NO_USAGE, NO_CHARGE, reason)
+end
+
+-- A deadline passed. A silent executor's job goes back to the queue; all else expires, at the least it can have used.
+local function lapse(call, reservation)
+  local is_job = reservation.lane == 'queue'
+  if is_job and reservation.running and not reservation.cancelled and call.now < reservation.job_deadline_ms then
+    leave_flight(call, reservation)
+    reservation.running, reservation.due_ms = false, reservation.job_deadline_ms
+    keep(call, reservation)
+    return
+  end
+  local usage, charge = NO_USAGE, NO_CHARGE
+  if reservation.started then
+    local prompt = max(reservation.prompt_tokens or 0, reservation.touched_prompt)
+    local completion = min(reservation.touched_completion, TOKENS_MAX - prompt)
+    usage = {prompt = prompt, completion = completion, cached = 0,
+      source = prompt + completion > 0 and 'local' or 'none'}
+    charge = {tokens = prompt + completion, requests = 1, cost = cost_least(reservation.price, prompt, completion)}
+  end
+  finish(call, reservation, 'expired', usage, charge, reservation.cancelled and 'cancelled' or 'deadline')
+  reservation.charged_prompt, reservation.charged_completion = usage.prompt, usage.completion
+  reservation.charged_requests, reservation.charged_cost = charge.requests, charge.cost
+end
+
+-- Expire what is due, and forget what ended long ago: `count_max` of each. Returns how many were due.
+local function sweep(call, count_max)
+  if count_max <= 0 then return 0 end
+  local count = number(count_max)
+  local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', number(call.now), 'LIMIT', '0', count)
+  for index = 1, #due do lapse(call, find_reservation(call, due[index])) end
+  local passed = number(call.now - FORGET_OFFSET)
+  local forgotten = redis.call('ZRANGEBYSCORE', call.keys[3], '-inf', passed, 'LIMIT', '0', count)
+  for index = 1, #forgotten do
+    call.forgotten[forgotten[index]] = true
+    call.reservations[forgotten[index]] = false
+  end
+  return #due
+end
+
+-- What every call begins with but sweep, define, ready and those that only read. A call that is open will be committed.
+local function begin(call, id)
+  call.is_open = true
+  sweep(call, INLINE_MAX)
+  local reservation = id and find_reservation(call, id)
+  if reservation and reservation.state == 'open' and reservation.due_ms <= call.now then lapse(call, reservation) end
+  return reservation
+end
+
+-- EXPIRED -> LATE: only what the expiry did not charge. Rates had kept what was charged, strict ones the whole hold.
+local function add_late(call, reservation, usage)
+  local charged = reservation.charged_prompt + reservation.charged_completion
+  local tokens, cost = usage.prompt + usage.completion, cost_of(reservation.price, usage)
+  local charge = {tokens = max(0, tokens - charged), requests = 1 - reservation.charged_requests,
+    cost = max(0, cost - reservation.charged_cost)}
+  local amounts = post_to_windows(call, reservation.windows, charge)
+  load_counters(call, reservation.rates)
+  for index = 1, #reservation.rates do
+    local counter = change_counter(call, reservation.rates[index])
+    if counter.metric == TOKENS then
+      local paid = counter.kind == STRICT and max(charged, reservation.tokens_held) or charged
+      pour(counter, -max(0, tokens - paid))
+    end
+  end
+  local added = {prompt = max(0, usage.prompt - reservation.charged_prompt),
+    completion = max(0, usage.completion - reservation.charged_completion), cached = usage.cached,
+    source = usage.source}
+  record(call, reservation, 'late', added, charge, amounts, 0)
+  end_as(call, reservation, 'late')
+  return charge.cost
+end
+
+-- Definitions --------------------------------------------------------------------------------------------------
+
+local function named_set(list)
+  if not list then return nil end
+  local set = {}
+  for index = 1, #list do set[list[index]] = true end
+  return set
+end
+
+local function unpack_key(raw)
+  local values = unpack_text(raw)
+  return {team = values[1] or nil, verified = values[2], revoked = values[3], expires_at_ms = values[4],
+    cost_nanos_max = values[5], macs = values[6], models = named_set(values[7]), routes = named_set(values[8])}
+end
+
+local function unpack_model(raw)
+  local values = unpack_text(raw)
+  return {context = values[1], template_tokens = values[2], tokens_per_byte_max = values[3],
+    price = {values[4], values[5], values[6], values[7]}}
+end
+
+-- What a request is subject to: its key, its model, and below whom limits are looked for.
+local function read_subject(call, key, model)
+  local own = call.organisation
+  local raws = redis.call('HMGET', call.keys[4], 'key/' .. key, 'model/' .. model, 'limits/' .. own,
+    'limits/' .. own .. ':key:' .. key)
+  return {key = raws[1] and unpack_key(raws[1]) or nil, model = raws[2] and unpack_model(raws[2]) or nil,
+    model_name = model, lists = {raws[3], raws[4]}}
+end
+
+-- The ids of every limit that a request falls under, sorted: '/' sorts before ':', and "key" before "team".
+local function limits_of(call, subject, team)
+  local lists, ids = subject.lists, {}
+  if team then lists[3] = redis.call('HGET', call.keys[4], 'limits/' .. call.organisation .. ':team:' .. team) end
+  for owner = 1, 3 do
+    if lists[owner] then
+      local list = unpack_text(lists[owner])
+      for index = 1, #list, 2 do
+        local model = list[index + 1]
+        if not model or model == subject.model_name then ids[#ids + 1] = list[index] end
+      end
+    end
+  end
+  load_counters(call, ids)
+  return ids
+end
+
+-- How much to reserve ------------------------------------------------------------------------------------------
+
+local EDGES = {16}
+for index = 2, 63 do EDGES[index] = EDGES[index - 1] + (EDGES[index - 1] - EDGES[index - 1] % 6) / 6 end
+EDGES[64] = TOKENS_MAX
+local PROMPT_TOKENS, PROMPT_BYTES, COUNT, BINS = 1, 2, 3, 3 -- a learned list: these three, then a bin for each edge
+
+local function read_learned(call, model)
+  if not call.learned[model] then
+    local raw = redis.call('HGET', call.keys[1], '_learned/' .. model)
+    if raw then return unpack_text(raw) end
+    local learned = {0, 0, 0}
+    for bin = 1, #EDGES do learned[BINS + bin] = 0 end
+    return learned
+  end
+  return call.learned[model]
+end
+
+local function learn(call, reservation, usage)
+  if call.policy ~= 'learned' then return end
+  local learned = read_learned(call, reservation.model)
+  local bin = 1
+  while EDGES[bin] < usage.completion do bin = bin + 1 end
+  learned[BINS + bin] = learned[BINS + bin] + 1
+  learned[COUNT] = learned[COUNT] + 1
+  if reservation.body_bytes < BODY_UNBOUNDED then
+    learned[PROMPT_TOKENS] = learned[PROMPT_TOKENS] + usage.prompt
+    learned[PROMPT_BYTES] = learned[PROMPT_BYTES] + reservation.body_bytes
+  end
+  if learned[COUNT] >= SAMPLES_MAX then
+    learned[COUNT] = 0
+    for index = 1, #EDGES do
+      learned[BINS + index] = floor(learned[BINS + index] / 2)
+      learned[COUNT] = learned[COUNT] + learned[BINS + index]
+    end
+    learned[PROMPT_TOKENS] = floor(learned[PROMPT_TOKENS] / 2)
+    learned[PROMPT_BYTES] = floor(learned[PROMPT_BYTES] / 2)
+  end
+  call.learned[reservation.model] = learned
+end
+
+local function learned_completion(learned)
+  local cumulative = 0
+  for bin = 1, #EDGES do
+    cumulative = cumulative + learned[BINS + bin]
+    if 100 * cumulative >= 95 * learned[COUNT] then return EDGES[bin] end
+  end
+end
+
+local function learned_prompt(learned, body_bytes)
+  if body_bytes == BODY_UNBOUNDED or learned[PROMPT_BYTES] == 0 then return nil end
+  return divide_up(divide_up(1000 * learned[PROMPT_TOKENS], learned[PROMPT_BYTES]) * body_bytes, 1000)
+end
+
+-- The bounds of a request's prompt and completion, in tokens; learned, they are never above the strict ones.
+local function size_of(call, request, model)
+  local prompt, completion = request.prompt_tokens, request.outputs_bound
+  if not prompt then
+    prompt = min(request.body_bytes * model.tokens_per_byte_max, model.context * request.prompts)
+      + model.template_tokens * request.prompts
+  end
+  if call.policy == 'learned' then
+    local learned = read_learned(call, request.model)
+    if learned[COUNT] >= SAMPLES_MIN then
+      completion = min(completion, learned_completion(learned))
+      if not request.prompt_tokens then
+        prompt = min(prompt, learned_prompt(learned, request.body_bytes) or prompt)
+      end
+    end
+  end
+  return prompt, completion
+end
+
+-- Admission ----------------------------------------------------------------------------------------------------
+
+local function is_whole(value, least, most)
+  return type(value) == 'number' and value == floor(value) and value >= least and value <= most
+end
+
+local REQUEST_BOUNDS = {
+  {'body_bytes', 0, BODY_UNBOUNDED, '2147483647'}, {'prompts', 1, TOKENS_MAX, '2147483648'},
+  {'prompt_tokens', 0, TOKENS_MAX, '2147483648'}, {'outputs_bound', 0, TOKENS_MAX, '2147483648'},
+  {'job_deadline_ms', 0, EXACT_MAX, '2^52'},
+}
+
+-- What is wrong with a request's sizes, or nil.
+local function request_fault(request)
+  for index = 1, #REQUEST_BOUNDS do
+    local bounds = REQUEST_BOUNDS[index]
+    local name, value = bounds[1], request[bounds[1]]
+    if value and (value < bounds[2] or value > bounds[3]) then
+      return format('%s is %.0f; allowed are %.0f to %s', name, value, bounds[2], bounds[4])
+    end
+  end
+end
+
+local function usage_fault(usage)
+  local prompt, completion, cached = usage.prompt, usage.completion, usage.cached
+  if completion < 0 or cached < 0 or cached > prompt or prompt + completion > TOKENS_MAX then
+    return format('usage of %.0f prompt, %.0f cached and %.0f completion tokens is absurd: none may be negative, cached '
+      .. 'is a part of prompt, and together they are at most %.0f', prompt, cached, completion, TOKENS_MAX)
+  end
+end
+
+local function progress_fault(prompt, completion)
+  if prompt < 0 or completion < 0 or prompt + completion > TOKENS_MAX then
+    return format('progress of %.0f and %.0f tokens; allowed are 0 to %.0f together', prompt, completion, TOKENS_MAX)
+  end
+end
+
+-- Unknown, wrong, revoked and expired look the same. An empty mac passes only for a verified subject.
+local function is_genuine(key, mac, now)
+  if not key or key.revoked or (key.expires_at_ms > 0 and now >= key.expires_at_ms) then return false end
+  if key.verified then return mac == '' end
+  for index = 1, #key.macs do
+    local expires_at_ms = key.macs[index][2]
+    if mac ~= '' and key.macs[index][1] == mac and (expires_at_ms == 0 or now < expires_at_ms) then return true end
+  end
+  return false
+end
+
+local function lease_ends_ms(call, reservation)
+  return min(call.now + LEASE_MS, reservation.job_deadline_ms)
+end
+
+local function make_reservation(call, request, team, price, prompt, completion)
+  return {
+    id = request.reservation, state = 'open', nonce = request.nonce, fingerprint = request.fingerprint,
+    key = request.key, team = team, model = request.model, lane = request.lane, windows = {}, rates = {}, flight = {},
+    tokens_held = prompt + completion, prompt_held = prompt, cost_held = cost_most(price, prompt, completion),
+    price = price, job_deadline_ms = request.job_deadline_ms, due_ms = request.job_deadline_ms,
+    prompt_tokens = request.prompt_tokens, body_bytes = request.body_bytes, touched_prompt = 0, touched_completion = 0,
+    running = false, started = false, published = false, cancelled = false, paid = false, charged_prompt = 0,
+    charged_completion = 0, charged_requests = 0, charged_cost = 0, never = false,
+  }
+end
+
+local function hold_windows(call, reservation, ids)
+  for index = 1, #ids do
+    local counter = call.counters[ids[index]]
+    if counter.kind == WINDOW then
+      change_counter(call, ids[index])
+      counter.held = counter.held + held_of(reservation, counter.metric)
+      reservation.windows[#reservation.windows + 1] = ids[index]
+    end
+  end
+end
+
+local function pay_rates(call, reservation, ids)
+  for index = 1, #ids do
+    local counter = call.counters[ids[index]]
+    if is_bucket(counter) then
+      pour(change_counter(call, ids[index]), -held_of(reservation, counter.metric))
+      reservation.rates[#reservation.rates + 1] = ids[index]
+    end
+  end
+  reservation.paid = true
+end
+
+-- From here on somebody works on it: it takes a place in flight, and its deadline is a lease.
+local function run(call, reservation, ids)
+  for index = 1, #ids do
+    local counter = call.counters[ids[index]]
+    if counter.kind == CONCURRENT then
+      change_counter(call, ids[index])
+      counter.held = counter.held + 1
+      reservation.flight[#reservation.flight + 1] = ids[index]
+    end
+  end
+  reservation.running, reservation.started = true, true
+  reservation.due_ms = lease_ends_ms(call, reservation)
+end
+
+-- The refusal with the longest wait, one that never ends before all others, ties by id; nil if everything fits.
+-- `extent_of(counter)` gives what is asked of a limit and what would then be held of it, or nothing to ask nothing.
+local function worst_refusal(call, ids, extent_of)
+  local worst
+  for index = 1, #ids do
+    local counter = call.counters[ids[index]]
+    local amount, total = extent_of(counter)
+    if amount then
+      local refusal, retry_after_ms = refusal_of(counter, amount, total, call.now)
+      local weight = refusal == 'never' and math.huge or retry_after_ms
+      if refusal and (not worst or weight > worst.weight) then
+        worst = {limit = ids[index], refusal = refusal, amount = amount, weight = weight,
+          retry_after_ms = retry_after_ms}
+      end
+    end
+  end
+  return worst
+end
+
+local function denied(call, worst, ids)
+  local counter = call.counters[worst.limit]
+  return format('{"answer":"Denied","limit":%s,"refusal":"%s","amount":%.0f,"available":%.0f,"retry_after_ms":%.0f,'
+    .. '"readings":%s}', quote(worst.limit), worst.refusal, worst.amount, available(counter, counter.cap),
+    worst.retry_after_ms, readings_of(call, ids))
+end
+
+local function reserved(call, reservation, ids)
+  return format('{"answer":"Reserved","deadline_ms":%.0f,"tokens_held":%.0f,"epoch":%.0f,"readings":%s}',
+    reservation.due_ms, reservation.tokens_held, call.epoch, readings_of(call, ids))
+end
+
+local function out_of_scope(what)
+  return format('{"answer":"OutOfScope","what":"%s"}', what)
+end
+
+local function is_skewed(call, request)
+  return math.abs(call.time - request.caller_now_ms) > SKEW_MS
+end
+
+local function too_large(tokens)
+  return format('needs %.0f tokens; at most %.0f are possible in one request', tokens, TOKENS_MAX)
+end
+
+-- Of a known id: the same attempt, another attempt, or another request.
+local function reserve_known(call, reservation, request)
+  if reservation.fingerprint and reservation.fingerprint ~= request.fingerprint then return '{"answer":"Mismatch"}' end
+  if reservation.state ~= 'open' or reservation.nonce ~= request.nonce then return duplicate(reservation) end
+  local subject = read_subject(call, reservation.key, reservation.model)
+  return reserved(call, reservation, limits_of(call, subject, reservation.team))
+end
+
+-- All or nothing. A job holds windows now; of its rates and its place in flight, only what will never fit refuses.
+local function admit(call, reservation, ids)
+  local is_job = reservation.lane == 'queue'
+  local worst = worst_refusal(call, ids, function(counter)
+    local amount = held_of(reservation, counter.metric)
+    if is_job and counter.kind ~= WINDOW and counter.cap > 0 and amount <= counter.cap then return nil end
+    return amount, amount
+  end)
+  if worst then return denied(call, worst, ids) end
+  hold_windows(call, reservation, ids)
+  if not is_job then
+    pay_rates(call, reservation, ids)
+    run(call, reservation, ids)
+  end
+  keep(call, reservation)
+  if is_job then record(call, reservation, 'reserved', NO_USAGE, NO_CHARGE, {}, reservation.tokens_held) end
+  return reserved(call, reservation, ids)
+end
+
+local function reserve(call, request)
+  if not call.epoch or call.epoch == 0 then return NOT_READY end
+  if is_skewed(call, request) then return CLOCK_SKEW end
+  local fault = request_fault(request)
+  if fault then return invalid(fault) end
+  local known = begin(call, request.reservation)
+  local subject = read_subject(call, request.key, request.model)
+  local key, model = subject.key, subject.model
+  if not is_genuine(key, request.key_mac, call.now) then return '{"answer":"NoKey"}' end
+  if key.models and not key.models[request.model] then return out_of_scope('model') end
+  if key.routes and not key.routes[request.route] then return out_of_scope('route') end
+  if known then return reserve_known(call, known, request) end
+  if request.job_deadline_ms <= call.now then
+    return invalid('the request\'s own deadline has passed; nothing was reserved')
+  end
+  if not model then return invalid(format('model %s is not defined for %s', request.model, call.organisation)) end
+  local prompt, completion = size_of(call, request, model)
+  if prompt + completion > TOKENS_MAX then return invalid(too_large(prompt + completion)) end
+  local reservation = make_reservation(call, request, key.team, model.price, prompt, completion)
+  if key.cost_nanos_max and reservation.cost_held > key.cost_nanos_max then return out_of_scope('cost') end
+  return admit(call, reservation, limits_of(call, subject, key.team))
+end
+
+-- Raises the hold of limits that hold already: of tokens and cost, all or none. What does not grow is not asked.
+local function extend(call, request)
+  if not is_whole(request.total_tokens, 0, TOKENS_MAX) then
+    return invalid(format('total_tokens is %.0f; allowed are 0 to %.0f', request.total_tokens, TOKENS_MAX))
+  end
+  local reservation = begin(call, request.reservation)
+  if not reservation then return UNKNOWN end
+  if reservation.state ~= 'open' then return duplicate(reservation) end
+  local more = request.total_tokens - reservation.tokens_held
+  if more > 0 then
+    local cost = cost_most(reservation.price, reservation.prompt_held, request.total_tokens - reservation.prompt_held)
+    local key = read_subject(call, reservation.key, reservation.model).key
+    if key and key.cost_nanos_max and cost > key.cost_nanos_max then
+      return invalid(format('would cost up to %.0f nano-dollars; the key allows %.0f for one request', cost,
+        key.cost_nanos_max))
+    end
+    local more_cost, ids = cost - reservation.cost_held, {}
+    for index = 1, #reservation.windows do ids[#ids + 1] = reservation.windows[index] end
+    for index = 1, #reservation.rates do ids[#ids + 1] = reservation.rates[index] end
+    sort(ids)
+    load_counters(call, ids)
+    local function extent_of(counter)
+      if counter.metric == TOKENS then return more, request.total_tokens end
+      if counter.metric == COST and more_cost > 0 then return more_cost, cost end
+    end
+    local worst = worst_refusal(call, ids, function(counter)
+      if counter.defined == 1 then return extent_of(counter) end -- a limit that left refuses nothing
+    end)
+    if worst then return denied(call, worst, ids) end
+    for index = 1, #ids do
+      local counter = call.counters[ids[index]]
+      local amount = extent_of(counter)
+      if amount then
+        change_counter(call, ids[index])
+        if is_bucket(counter) then pour(counter, -amount) else counter.held = counter.held + amount end
+      end
+    end
+    reservation.tokens_held, reservation.cost_held = request.total_tokens, cost
+    keep(call, reservation)
+  end
+  return format('{"answer":"Extended","tokens_held":%.0f}', reservation.tokens_held)
+end
+
+-- Settle, void, touch, cancel, published -----------------------------------------------------------------------
+
+local function settled(state, cost)
+  return format('{"answer":"Settled","state":"%s","cost_nanos":%.0f}', state, cost)
+end
+
+local function settle_known(call, reservation, usage)
+  if reservation.state == 'expired' then
+    local cost = add_late(call, reservation, usage)
+    learn(call, reservation, usage)
+    return settled('late', cost)
+  end
+  if reservation.state ~= 'open' then return duplicate(reservation) end
+  local charge = {tokens = usage.prompt + usage.completion, requests = 1, cost = cost_of(reservation.price, usage)}
+  finish(call, reservation, 'posted', usage, charge)
+  learn(call, reservation, usage)
+  return settled('posted', charge.cost)
+end
+
+local function settle(call, request)
+  local fault = usage_fault(request.usage)
+  if fault then return invalid(fault) end
+  local reservation = begin(call, request.reservation)
+  if not reservation then return UNKNOWN end
+  return settle_known(call, reservation, request.usage)
+end
+
+-- Of an absent id it leaves what its delayed reserve will find.
+local function void(call, request)
+  local reservation = begin(call, request.reservation)
+  if not reservation then
+    local absent = {reservation = request.reservation, lane = '', key = '', model = '', job_deadline_ms = 0,
+      body_bytes = 0}
+    end_as(call, make_reservation(call, absent, nil, {0, 0, 0, 0}, 0, 0), 'voided')
+    return DONE
+  end
+  if reservation.state ~= 'open' then return duplicate(reservation) end
+  void_open(call, reservation, request.reason)
+  return DONE
+end
+
+local function touch(call, request)
+  local fault = progress_fault(request.prompt, request.completion)
+  if fault then return invalid(fault) end
+  local reservation = begin(call, request.reservation)
+  if not reservation then return UNKNOWN end
+  if reservation.state ~= 'open' then return duplicate(reservation) end
+  reservation.touched_prompt = max(reservation.touched_prompt, request.prompt)
+  reservation.touched_completion = max(reservation.touched_completion, request.completion)
+  if reservation.running and not reservation.cancelled then reservation.due_ms = lease_ends_ms(call, reservation) end
+  keep(call, reservation)
+  if reservation.cancelled then return '{"answer":"Cancelled"}' end
+  return format('{"answer":"Touched","deadline_ms":%.0f}', reservation.due_ms)
+end
+
+local function cancel(call, request)
+  local reservation = begin(call, request.reservation)
+  if not reservation then return UNKNOWN end
+  if reservation.state ~= 'open' then return duplicate(reservation) end
+  if reservation.running or reservation.published then
+    reservation.cancelled = true
+    keep(call, reservation)
+  else
+    void_open(call, reservation, 'cancelled')
+  end
+  return DONE
+end
+
+local function published(call, request)
+  local reservation = begin(call, request.reservation)
+  if not reservation then return UNKNOWN end
+  if reservation.state ~= 'open' then return duplicate(reservation) end
+  if not reservation.published then
+    leave_flight(call, reservation)
+    reservation.published, reservation.running, reservation.started = true, false, true
+    reservation.due_ms = max(reservation.job_deadline_ms, call.now + LEASE_MS)
+    keep(call, reservation)
+  end
+  return DONE
+end
+
+-- Queued jobs --------------------------------------------------------------------------------------------------
+
+local function running(reservation)
+  return format('{"answer":"Run","deadline_ms":%.0f}', reservation.due_ms)
+end
+
+local function never(limit)
+  return format('{"answer":"Never","limit":%s}', quote(limit))
+end
+
+-- A queued job becomes running: its rates are debited the first time, its place is taken each time.
+local function start_job(call, reservation)
+  local subject = read_subject(call, reservation.key, reservation.model)
+  local ids = limits_of(call, subject, reservation.team)
+  local worst = worst_refusal(call, ids, function(counter)
+    if counter.kind == WINDOW or (reservation.paid and is_bucket(counter)) then return nil end
+    local amount = held_of(reservation, counter.metric)
+    return amount, amount
+  end)
+  if worst and worst.refusal == 'never' then
+    void_open(call, reservation, 'its cap was lowered: ' .. worst.limit)
+    reservation.never = worst.limit
+    return never(worst.limit)
+  end
+  if worst then return wait(worst.retry_after_ms) end
+  if not reservation.paid then pay_rates(call, reservation, ids) end
+  run(call, reservation, ids)
+  keep(call, reservation)
+  record(call, reservation, 'acquired', NO_USAGE, NO_CHARGE, {}, reservation.tokens_held)
+  return running(reservation)
+end
+
+-- A hold for a request that the store does not know, past every cap. Returns it and its limits, or what is wrong.
+local function size_lost(call, request)
+  local subject = read_subject(call, request.key, request.model)
+  if not subject.model then return nil, format('model %s is not defined for %s', request.model, call.organisation) end
+  local prompt, completion = size_of(call, request, subject.model)
+  if prompt + completion > TOKENS_MAX then return nil, too_large(prompt + completion) end
+  local team = subject.key and subject.key.team
+  local reservation = make_reservation(call, request, team, subject.model.price, prompt, completion)
+  local ids = limits_of(call, subject, team)
+  hold_windows(call, reservation, ids)
+  return reservation, ids
+end
+
+local function acquire_unknown(call, request)
+  if request.job_deadline_ms <= call.now or request.epoch == call.epoch then return GONE end
+  if request.epoch > call.epoch then return wait(WAIT_MS) end
+  local reservation, ids = size_lost(call, request)
+  if not reservation then return invalid(ids) end
+  pay_rates(call, reservation, ids)
+  run(call, reservation, ids)
+  keep(call, reservation)
+  record(call, reservation, 'acquired', NO_USAGE, NO_CHARGE, {}, reservation.tokens_held)
+  return running(reservation)
+end
+
+local function acquire(call, request)
+  if call.epoch == 0 then return wait(WAIT_MS) end -- what NOTREADY is to a worker that holds a message
+  if is_skewed(call, request) then return CLOCK_SKEW end
+  if request.lane ~= 'queue' then return invalid('only a queued job is acquired; this names the realtime lane') end
+  local fault = request_fault(request)
+  if fault then return invalid(fault) end
+  local reservation = begin(call, request.reservation)
+  if not reservation then return acquire_unknown(call, request) end
+  if reservation.never then return never(reservation.never) end
+  if reservation.state ~= 'open' or reservation.published or reservation.cancelled then return GONE end
+  if reservation.fingerprint ~= request.fingerprint or reservation.lane ~= 'queue' then
+    return invalid('the id is known for another request')
+  end
+  if not reservation.running then return start_job(call, reservation) end
+  reservation.due_ms = lease_ends_ms(call, reservation)
+  keep(call, reservation)
+  return running(reservation)
+end
+
+-- After a loss -------------------------------------------------------------------------------------------------
+
+local function reassert(call, request)
+  local arguments = request.arguments
+  local fault = request_fault(arguments) or progress_fault(request.prompt, request.completion)
+  if fault then return refused(fault) end
+  local reservation = begin(call, arguments.reservation)
+  local has_passed = call.now - request.renewed_at_ms >= LEASE_MS
+  if reservation then
+    local is_queued = reservation.state == 'open' and reservation.lane == 'queue' and not reservation.running
+      and not reservation.published
+    if not is_queued or not request.acquired then return duplicate(reservation) end
+    if has_passed then return refused('its lease has passed; acquire it again') end
+  else
+    if has_passed or arguments.job_deadline_ms <= call.now then
+      return refused('its lease or its own deadline has passed; settle or post it instead')
+    end
+    local made, why = size_lost(call, arguments)
+    if not made then return refused(why) end
+    reservation = made
+  end
+  if request.acquired or arguments.lane == 'realtime' then
+    local subject = read_subject(call, reservation.key, reservation.model)
+    run(call, reservation, limits_of(call, subject, reservation.team))
+    reservation.paid = true
+  end
+  reservation.touched_prompt = max(reservation.touched_prompt, request.prompt)
+  reservation.touched_completion = max(reservation.touched_completion, request.completion)
+  keep(call, reservation)
+  return DONE
+end
+
+-- Charge to windows what the store no longer knows, past any cap; the id's second time finds the first.
+local function post_unknown(call, arguments, usage, before)
+  local subject = read_subject(call, arguments.key, arguments.model)
+  if not subject.model then
+    return invalid(format('model %s is not defined for %s; define it, then post again', arguments.model,
+      call.organisation))
+  end
+  local team = subject.key and subject.key.team
+  local price, charged = subject.model.price, {tokens = 0, requests = 0, cost_nanos = 0}
+  if before then
+    price = {before.price.prompt_picos, before.price.cached_picos, before.price.completion_picos,
+      before.price.request_picos}
+    charged = before.charge
+  end
+  local state = (charged.tokens > 0 or charged.requests > 0 or charged.cost_nanos > 0) and 'late' or 'posted'
+  local charge = {tokens = max(0, usage.prompt + usage.completion - charged.tokens),
+    requests = max(0, 1 - charged.requests), cost = max(0, cost_of(price, usage) - charged.cost_nanos)}
+  local reservation = make_reservation(call, arguments, team, price, 0, 0)
+  local windows, ids = {}, limits_of(call, subject, team)
+  for index = 1, #ids do
+    if call.counters[ids[index]].kind == WINDOW then windows[#windows + 1] = ids[index] end
+  end
+  local amounts = post_to_windows(call, windows, charge)
+  local added = usage
+  if state == 'late' then
+    added = {prompt = max(0, usage.prompt - before.usage.prompt), cached = max(0, usage.cached - before.usage.cached),
+      completion = max(0, usage.completion - before.usage.completion), source = usage.source}
+  end
+  record(call, reservation, state, added, charge, amounts, 0)
+  end_as(call, reservation, state)
+  return settled(state, charge.cost)
+end
+
+local function post(call, request)
+  local fault = request_fault(request.arguments) or usage_fault(request.usage)
+  if fault then return invalid(fault) end
+  local reservation = begin(call, request.arguments.reservation)
+  if reservation then return settle_known(call, reservation, request.usage) end
+  return post_unknown(call, request.arguments, request.usage, request.already_charged)
+end
+
+local function sweep_due(call, request)
+  call.is_open = true
+  return format('{"answer":"Swept","count":%.0f}', sweep(call, request.count_max))
+end
+
+-- Governing ----------------------------------------------------------------------------------------------------
+
+local WORDS = {
+  {'tokens', 'rate', 1000, 0, 'second'}, {'tokens', 'rate', 60000, 0, 'minute'},
+  {'requests', 'strict_rate', 1000, 0, 'second'}, {'requests', 'strict_rate', 60000, 0, 'minute'},
+  {false, 'window', 3600000, 0, 'hour'}, {false, 'window', 86400000, 0, 'day'},
+  {false, 'window', 604800000, 345600000, 'week'}, {false, 'window', 0, 0, 'month'},
+  {false, 'concurrency', 0, 0, 'concurrent'},
+}
+
+local function limit_id(limit)
+  local word
+  for index = 1, #WORDS do
+    local metric, kind, period_ms, anchor_ms, name = unpack_table(WORDS[index])
+    if (not metric or metric == limit.metric) and kind == limit.kind and period_ms == limit.period_ms
+        and anchor_ms == limit.anchor_ms then
+      word = name
+    end
+  end
+  if not word then
+    word = limit.kind .. '-' .. number(limit.period_ms)
+    if limit.kind == 'window' then word = word .. '-' .. number(limit.anchor_ms) end
+  end
+  local id = limit.owner .. '/' .. limit.metric .. '/' .. word
+  if limit.model then id = id .. '/' .. limit.model end
+  return id
+end
+
+local function is_owner(owner, organisation)
+  return owner == organisation or owner:sub(1, #organisation + 6) == organisation .. ':team:'
+    or owner:sub(1, #organisation + 5) == organisation .. ':key:'
+end
+
+local function limit_fault(limit, organisation)
+  local kind, metric, cap_max = limit.kind, limit.metric, EXACT_MAX
+  if not is_owner(limit.owner, organisation) then
+    return format('belongs to %s, which is not %s', limit.owner, organisation)
+  end
+  if limit.owner:find('/', 1, true) then return 'has an owner with a slash' end
+  if (kind == 'concurrency') ~= (metric == 'concurrency') then
+    return 'counts requests in flight in another kind than concurrency, or the other way round'
+  end
+  if metric == 'cost' and kind ~= 'window' then return 'counts cost in another kind than a window' end
+  if kind == 'window' then
+    if not is_whole(limit.period_ms, 0, EXACT_MAX) or not is_whole(limit.anchor_ms, 0, max(0, limit.period_ms - 1)) then
+      return 'has a window that does not begin within its own period'
+    end
+  elseif kind == 'concurrency' then
+    if limit.period_ms ~= 0 or limit.anchor_ms ~= 0 then return 'counts requests in flight, over a period' end
+  else
+    if limit.anchor_ms ~= 0 or not is_whole(limit.period_ms, 1, RATE_PERIOD_MAX_MS) then
+      return format('needs a period of 1 to %.0f ms and no anchor', RATE_PERIOD_MAX_MS)
+    end
+    cap_max = divide(EXACT_MAX, limit.period_ms)
+  end
+  if not is_whole(limit.cap, 0, cap_max) then
+    return format('has a cap of %.0f; allowed are 0 to %.0f', limit.cap, cap_max)
+  end
+end
+
+local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX}, {'tokens_per_byte_max', 1, 1024}}
+local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
+  {'completion_picos', 0, 1073741824}, {'request_picos', 0, 1099511627776}}
+
+local function bounds_fault(values, bounds)
+  for index = 1, #bounds do
+    local name, least, most = unpack_table(bounds[index])
+    if not is_whole(values[name], least, most) then
+      return format('has %s %.0f; allowed are %.0f to %.0f', name, values[name], least, most)
+    end
+  end
+end
+
+-- The most limits that any one request can meet: any key with any model that a limit names, or another.
+local function limits_most(limits, keys, organisation)
+  local counts, models, most = {}, {[''] = true}, 0
+  for index = 1, #limits do
+    local owner, model = limits[index].owner, limits[index].model or ''
+    counts[owner] = counts[owner] or {}
+    counts[owner][model] = (counts[owner][model] or 0) + 1
+    models[model] = true
+  end
+  local function count(owner, model)
+    return counts[owner] and (counts[owner][''] or 0) + (model ~= '' and counts[owner][model] or 0) or 0
+  end
+  for model in pairs_of(models) do
+    local own = count(organisation, model)
+    most = max(most, own)
+    for id, key in pairs_of(keys) do
+      local team = key.team and count(organisation .. ':team:' .. key.team, model) or 0
+      most = max(most, own + team + count(organisation .. ':key:' .. id, model))
+    end
+  end
+  return most
+end
+
+local function definitions_fault(definitions, organisation)
+  local seen = {}
+  for index = 1, #definitions.limits do
+    local limit = definitions.limits[index]
+    local id = limit_id(limit)
+    local fault = limit_fault(limit, organisation) or (seen[id] and 'is defined twice')
+    if fault then return format('limit %s %s', id, fault) end
+    seen[id] = true
+  end
+  for name, model in pairs_of(definitions.models) do
+    if model.name ~= name then return format('model %s calls itself %s', name, model.name) end
+    local fault = bounds_fault(model, MODEL_BOUNDS) or bounds_fault(model.price, PRICE_BOUNDS)
+    if fault then return format('model %s %s', name, fault) end
+  end
+  for id, key in pairs_of(definitions.keys) do
+    if key.id ~= id then return format('key %s calls itself %s', id, key.id) end
+  end
+  local most = limits_most(definitions.limits, definitions.keys, organisation)
+  if most > LIMITS_MAX then
+    return format('%.0f limits on one request; at most %.0f are possible', most, LIMITS_MAX)
+  end
+end
+
+-- One text for equal definitions, whatever the order of names and of lists of names.
+local function canonical(value)
+  if not is_table(value) then
+    if type(value) == 'number' then return number(value) end
+    return type(value) == 'string' and encode(value) or tostring(value)
+  end
+  local parts = {}
+  if #value > 0 then
+    for index = 1, #value do parts[index] = canonical(value[index]) end
+    if type(value[1]) == 'string' then sort(parts) end
+    return '[' .. concat(parts, ',') .. ']'
+  end
+  for name, each in pairs_of(value) do parts[#parts + 1] = encode(name) .. ':' .. canonical(each) end
+  sort(parts)
+  return '{' .. concat(parts, ',') .. '}'
+end
+
+local function new_counter(limit, now)
+  local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1, period = limit.period_ms,
+    anchor = limit.anchor_ms, cap = limit.cap, held = 0, forgiven = 0}
+  if counter.kind == WINDOW then
+    counter.used, counter.window = 0, window_of(counter, now)
+  else
+    counter.level, counter.rolled_at = limit.cap * limit.period_ms, now
+  end
+  return counter
+end
+
+local function load_all_counters(call)
+  local fields = redis.call('HGETALL', call.keys[1])
+  for index = 1, #fields, 2 do
+    if fields[index]:sub(1, 1) ~= '_' then
+      local counter = unpack_counter(fields[index + 1])
+      roll(counter, call.now)
+      call.counters[fields[index]] = counter
+    end
+  end
+end
+
+-- Every counter to now under its old cap, then the new caps. A limit that left keeps its counter, and may return.
+local function redefine_counters(call, limits)
+  load_all_counters(call)
+  for id, counter in pairs_of(call.counters) do
+    counter.defined = 0
+    change_counter(call, id)
+  end
+  for index = 1, #limits do
+    local id, limit = limit_id(limits[index]), limits[index]
+    local counter = call.counters[id] or new_counter(limit, call.now)
+    counter.defined, counter.cap = 1, limit.cap
+    if is_bucket(counter) then counter.level = min(counter.level, limit.cap * limit.period_ms) end
+    call.counters[id] = counter
+    change_counter(call, id)
+  end
+end
+
+-- The fields of the definitions hash, flat.
+local function definition_fields(version, digest, definitions)
+  local fields, lists = {'version', number(version), 'digest', digest}, {}
+  local function add(name, value)
+    fields[#fields + 1], fields[#fields + 2] = name, value
+  end
+  for id, key in pairs_of(definitions.keys) do
+    add('key/' .. id, pack_text({key.team or false, key.verified, key.revoked, key.expires_at_ms,
+      key.cost_nanos_max or false, key.macs, key.models or false, key.routes or false}))
+  end
+  for name, model in pairs_of(definitions.models) do
+    local price = model.price
+    add('model/' .. name, pack_text({model.context, model.template_tokens, model.tokens_per_byte_max,
+      price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}))
+  end
+  sort(definitions.limits, function(one, other) return limit_id(one) < limit_id(other) end)
+  for index = 1, #definitions.limits do
+    local limit = definitions.limits[index]
+    local list = lists[limit.owner] or {}
+    list[#list + 1], list[#list + 2] = limit_id(limit), limit.model or false
+    lists[limit.owner] = list
+  end
+  for owner, list in pairs_of(lists) do add('limits/' .. owner, pack_text(list)) end
+  return fields
+end
+
+local function define(call, request)
+  local known = redis.call('HMGET', call.keys[4], 'version', 'digest')
+  local version, definitions = known[1] and tonumber(known[1]) or 0, request.definitions
+  local digest = redis.sha1hex(canonical(definitions))
+  if request.version < version or request.version < 1 then
+    return refused(format('version %.0f is older than %.0f; read the definitions again', request.version, version))
+  end
+  if request.version == version then
+    if digest == known[2] then return DONE end
+    return refused(format('version %.0f is taken by other definitions; use a higher one', version))
+  end
+  local fault = definitions_fault(definitions, call.organisation)
+  if fault then return refused(fault) end
+  redefine_counters(call, definitions.limits)
+  local fields = definition_fields(request.version, digest, definitions)
+  call.is_open = true
+  call.definitions, call.policy = fields, definitions.reserve
+  return DONE
+end
+
+local function ready(call, request)
+  if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
+    return refused('nothing is defined yet; define first')
+  end
+  local epoch = call.epoch or 0
+  if request.epoch < epoch then
+    return refused(format('epoch %.0f is below %.0f, in which admissions run already', request.epoch, epoch))
+  end
+  call.is_open, call.new_epoch = true, request.epoch
+  return DONE
+end
+
+-- Reading ------------------------------------------------------------------------------------------------------
+
+local function standing_of(call, id, counter)
+  local cap = counter.defined == 1 and counter.cap or 0
+  return format('[%s,"%s","%s",%.0f,%.0f,%.0f,%.0f,%.0f,%.0f]', quote(id), METRICS[counter.metric], KINDS[counter.kind],
+    cap, counter.used or 0, counter.held, available(counter, cap), counter.window or 0, resets_in_ms(counter, call.now))
+end
+
+local function hold_of(call, reservation)
+  local amounts, ids = {}, {}
+  for index = 1, #reservation.windows do ids[index] = reservation.windows[index] end
+  for index = 1, #reservation.flight do ids[#ids + 1] = reservation.flight[index] end
+  sort(ids)
+  for index = 1, #ids do
+    amounts[index] = format('[%s,%.0f]', quote(ids[index]), held_of(reservation, call.counters[ids[index]].metric))
+  end
+  return format('[%s,%s,%s,%s,%s,%.0f,[%s],%.0f,%s]', quote(reservation.id), quote(reservation.team),
+    quote(reservation.key), quote(reservation.model), quote(reservation.lane), reservation.tokens_held,
+    concat(amounts, ','), reservation.due_ms, truth(reservation.running))
+end
+
+local function inspect(call)
+  load_all_counters(call)
+  local ids, limits, holds, open = {}, {}, {}, {}
+  for id, counter in pairs_of(call.counters) do
+    if counter.defined == 1 or counter.held ~= 0 or (counter.used or 0) ~= 0 then ids[#ids + 1] = id end
+  end
+  sort(ids)
+  for index = 1, #ids do limits[index] = standing_of(call, ids[index], call.counters[ids[index]]) end
+  local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
+  sort(due)
+  for index = 1, #due do open[index] = hold_of(call, find_reservation(call, due[index])) end
+  return format('{"answer":"Inspected","now_ms":%.0f,"epoch":%.0f,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
+    concat(limits, ','), concat(open, ','))
+end
+
+local function look(call, request)
+  local found = find_reservation(call, request.reservation)
+  if not found then return UNKNOWN end
+  return format('{"answer":"Seen","state":"%s","model":%s,"key":%s,"lane":%s,"running":%s,"started":%s,"published":%s,'
+    .. '"cancelled":%s,"deadline_ms":%.0f,"job_deadline_ms":%.0f,"touched_prompt":%.0f,"touched_completion":%.0f}',
+    found.state, quote(found.model), quote(found.key), quote(found.lane), truth(found.running), truth(found.started or found.lane == 'realtime'),
+    truth(found.published), truth(found.cancelled), found.state == 'open' and found.due_ms or 0, found.job_deadline_ms,
+    found.touched_prompt, found.touched_completion)
+end
+
+-- The calls ----------------------------------------------------------------------------------------------------
+
+local REQUEST = {
+  nonce = 'string', fingerprint = 'string', reservation = 'string', key = 'string', key_mac = 'string',
+  route = 'string', model = 'string', body_bytes = 'number', prompts = 'number', prompt_tokens = 'number?',
+  outputs_bound = 'number', lane = 'string', job_deadline_ms = 'number',
+}
+local USAGE = {prompt = 'number', completion = 'number', cached = 'number', source = 'string'}
+local ONE = {reservation = 'string'}
+local EVENT = {price = 'table', charge = 'table', usage = 'table'}
+local ARGUMENTS = {
+  reserve = {REQUEST}, acquire = {REQUEST, {epoch = 'number'}}, settle = {ONE, {usage = 'table'}},
+  void = {ONE, {reason = 'string'}}, touch = {ONE, {prompt = 'number', completion = 'number'}}, published = {ONE},
+  cancel = {ONE}, extend = {ONE, {total_tokens = 'number'}}, sweep = {{count_max = 'number'}},
+  define = {{version = 'number', definitions = 'table'}}, ready = {{epoch = 'number'}},
+  reassert = {{arguments = 'table', acquired = 'boolean', prompt = 'number', completion = 'number',
+    renewed_at_ms = 'number'}},
+  post = {{arguments = 'table', usage = 'table', already_charged = 'table?'}}, inspect = {}, look = {ONE},
+}
+local INSIDE = {usage = USAGE, arguments = REQUEST, already_charged = EVENT}
+
+-- What a caller got wrong about the form of an argument, or nil. Replaces null by nil on the way.
+local function form_fault(argument, names)
+  for name, wanted in pairs_of(names) do
+    local value = argument[name]
+    local is_optional = wanted:sub(-1) == '?'
+    if value == null or value == nil then
+      if not is_optional then return name .. ' is missing' end
+      argument[name] = nil
+    else
+      if is_optional then wanted = wanted:sub(1, -2) end
+      if type(value) ~= wanted then return format('%s is a %s, not a %s', name, type(value), wanted) end
+      if wanted == 'number' and value ~= floor(value) then return name .. ' is no integer' end
+      local fault = INSIDE[name] and form_fault(value, INSIDE[name])
+      if fault then return name .. '.' .. fault end
+    end
+  end
+end
+
+-- Definitions come from `penstock` alone; here only null becomes nil.
+local function without_null(value)
+  for name, each in pairs_of(value) do
+    if each == null then value[name] = nil elseif is_table(each) then without_null(each) end
+  end
+end
+
+local CALLER = {organisation = 'string', caller_now_ms = 'number'}
+
+-- Read the argument, carry out the operation, then write what it changed.
+local function answer(name, operation, keys, arguments)
+  if not floor then bind() end
+  local is_json, argument = pcall(decode, arguments[1] or '')
+  if not is_json or not is_table(argument) then return redis.error_reply('PENSTOCK the argument is no JSON object') end
+  local fault = form_fault(argument, CALLER)
+  for index = 1, #ARGUMENTS[name] do fault = fault or form_fault(argument, ARGUMENTS[name][index]) end
+  if fault then return redis.error_reply('PENSTOCK ' .. name .. ': ' .. fault) end
+  local own = ':' .. argument.organisation .. ':counters'
+  if #keys ~= 5 or keys[1]:sub(-#own) ~= own then
+    return redis.error_reply('PENSTOCK five keys of the organisation in the argument are wanted: see the library')
+  end
+  if name == 'define' then without_null(argument) end
+  local call = open_call(keys, argument)
+  if not call.epoch and name ~= 'define' and name ~= 'ready' then return NOT_READY end
+  call.time = time_ms()
+  call.now = max(call.clock, min(call.time, argument.caller_now_ms + SKEW_MS))
+  local reply = operation(call, argument)
+  if call.is_open then commit(call) end
+  return reply
+end
+
+-- Name, operation, and whether a Redis at its maxmemory still carries it out: what frees, posts or ends must go on.
+local OPERATIONS = {
+  {'reserve', reserve, false}, {'settle', settle, true}, {'void', void, true}, {'touch', touch, true},
+  {'acquire', acquire, false}, {'published', published, true}, {'cancel', cancel, true}, {'extend', extend, false},
+  {'sweep', sweep_due, true}, {'define', define, false}, {'ready', ready, false}, {'reassert', reassert, false},
+  {'post', post, true}, {'inspect', inspect, true}, {'look', look, true},
+}
+
+for index = 1, #OPERATIONS do
+  local name, operation, may_grow = OPERATIONS[index][1], OPERATIONS[index][2], OPERATIONS[index][3]
+  redis.register_function({
+    function_name = 'penstock_' .. name,
+    callback = function(keys, arguments) return answer(name, operation, keys, arguments) end,
+    flags = may_grow and {'allow-oom'} or {},
+  })
+end
+
+redis.register_function({
+  function_name = 'penstock_version',
+  callback = function() return VERSION end,
+  flags = {'no-writes', 'allow-stale', 'allow-oom'},
+})
