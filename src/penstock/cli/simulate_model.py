@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli import app
+
+if TYPE_CHECKING:
+    from penstock.adapters.simulated_model import Settings
 
 EPILOG = "Example: `penstock simulate-model --port 8000 --model chat-small --decode 80 --log produced.jsonl`"
 
@@ -40,8 +43,8 @@ def simulate_model(
     tokens: Annotated[int, typer.Option(min=0, help="Length of an answer, unless the request says.")] = 64,
     log: Annotated[Path | None, typer.Option(help="Append a JSON line for each request at its end.")] = None,
 ) -> None:
-    """Run until interrupted."""
-    from penstock.adapters.simulated_model import Server, Settings
+    """Run until stopped by Ctrl-C or SIGTERM; a caller that is still being served is cut off after a second."""
+    from penstock.adapters.simulated_model import Settings
 
     settings = Settings(
         models=tuple(model or ["simulated"]),
@@ -52,14 +55,23 @@ def simulate_model(
         context=context,
         tokens=tokens,
     )
+    asyncio.run(_serve(settings, port=port, host=host, log=log))
+
+
+async def _serve(settings: Settings, *, port: int, host: str, log: Path | None) -> None:
+    """Signals are obeyed before the address is told: whoever waits for it may stop this at once."""
+    from penstock.adapters.simulated_model import Server
+    from penstock.api import stop_on_signals
+
+    stop = asyncio.Event()
+    stop_on_signals(stop)
     try:
         server = Server(settings, port=port, host=host, log=log)
     except OSError as error:
         fix = "choose another file" if error.filename else "--port 0 takes a free port"
         typer.echo(f"cannot use {error.filename or f'{host}:{port}'}: {error.strerror}; {fix}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"simulated model on {server.url}, models: {', '.join(settings.models)}")
-    try:
-        asyncio.run(server.serve())
-    except KeyboardInterrupt:
-        typer.echo("simulated model stopped", err=True)
+    async with server:
+        typer.echo(f"simulated model on {server.url}, models: {', '.join(settings.models)}")
+        await stop.wait()
+    typer.echo("simulated model stopped", err=True)

@@ -261,16 +261,8 @@ class Server:
         self._server = uvicorn.Server(config)
         self._task: asyncio.Task[None] | None = None
 
-    async def serve(self) -> None:
-        """Serve until a signal, or until ``__aexit__``."""
-        try:
-            await self._server.serve(sockets=[self._socket])
-        finally:
-            self.journal.close()
-            self._socket.close()
-
     async def __aenter__(self) -> Server:
-        """Start within a test or another program, without taking its signals."""
+        """Start; signals are left to whoever started it."""
         self._task = asyncio.create_task(self._server._serve([self._socket]))
         while not self._server.started:
             if self._task.done():
