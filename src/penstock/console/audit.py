@@ -8,7 +8,7 @@ from rich.text import Text
 
 from penstock.console.amounts import dollars, whole
 from penstock.lanes.audit_report import AuditReport, OrganisationAudit
-from penstock.quota.definitions import Kind, Metric
+from penstock.quota.definitions import BUCKETS, Kind, Metric
 from penstock.quota.operations import LimitStanding
 
 _SOURCES = {
@@ -38,7 +38,7 @@ def audit_table(report: AuditReport) -> Group:
 
 def _amounts(standing: LimitStanding) -> tuple[str, ...]:
     show = dollars if standing.metric == Metric.COST else whole
-    is_rate = standing.kind in (Kind.RATE, Kind.STRICT_RATE)  # a bucket has neither used nor held
+    is_rate = standing.kind in BUCKETS  # a bucket has neither used nor held
     used = "-" if is_rate or standing.kind == Kind.CONCURRENCY else show(standing.used)
     return show(standing.cap), used, "-" if is_rate else show(standing.held), show(standing.available)
 

@@ -28,6 +28,9 @@ class Kind(StrEnum):
     CONCURRENCY = "concurrency"
 
 
+BUCKETS = frozenset({Kind.RATE, Kind.STRICT_RATE})
+
+
 class ReservePolicy(StrEnum):
     """How much a request holds."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from penstock.errors import ConfigurationError, StoreUnavailable
-from penstock.quota import Denied, Duplicate, EventKind, Lane, Limit, Mismatch, Reserved, Settled, State, Usage
+from penstock.quota import Define, Denied, Duplicate, EventKind, Lane, Limit, Mismatch, Reserved, Settled, State, Usage
 from tests.adapters.embedded.counter import ACME, DAY_MS, MINUTE_MS, Counter, held, run, used
 
 MONTH = "acme/tokens/month"
@@ -138,6 +138,22 @@ def test_a_bucket_is_as_empty_after_a_restart_as_before(counter: Counter) -> Non
             answer = await counter.reserve(2)
             assert isinstance(answer, Denied)
             assert answer.available == 100
+
+    run(test)
+
+
+def test_a_cap_raised_while_serving_refills_a_bucket_from_that_moment_on_even_after_a_restart(counter: Counter) -> None:
+    async def test() -> None:
+        small, large = (replace(ACME, limits=(replace(ACME.limits[0], cap=cap),)) for cap in (600, 60_000))
+        async with counter.opened(small) as store:
+            await counter.reserve(1)
+            await counter.settle(1, Usage(300, 200))
+            counter.now_ms += MINUTE_MS // 4
+            await store.apply(Define(organisation="acme", caller_now_ms=counter.now_ms, version=2, definitions=large))
+            before = await counter.inspect()
+            assert before.limits[0].available == 250
+        async with counter.opened(large):
+            assert await counter.inspect() == before
 
     run(test)
 

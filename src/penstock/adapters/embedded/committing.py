@@ -31,6 +31,7 @@ from penstock.adapters.embedded import crash_points
 from penstock.adapters.embedded.crash_points import Reached
 from penstock.adapters.embedded.writing import Group, GroupWriter
 from penstock.errors import StoreUnavailable
+from penstock.quota.definitions import BUCKETS
 from penstock.quota.events import Event
 from penstock.quota.operations import State
 from penstock.quota.state import Account, Reservation
@@ -50,6 +51,7 @@ class _Taken:
     account: Account
     events: list[Event]
     changed: set[str]
+    is_redefined: bool
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class GroupCommitter:
         self._persisted = persisted
         self._reached = reached
         self._changed: dict[str, Account] = {}
+        self._redefined: set[str] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
@@ -119,9 +122,15 @@ class GroupCommitter:
         """Why the last commit failed; None while commits work."""
         return self._failure
 
-    def join(self, account: Account) -> None:
-        """Let the next group carry what changed; nobody waits for it."""
+    def join(self, account: Account, *, is_redefined: bool = False) -> None:
+        """Let the next group carry what changed; nobody waits for it.
+
+        Args:
+            is_redefined: Every bucket is carried: with its cap, its refill changed at this instant.
+        """
         self._changed[account.name] = account
+        if is_redefined:
+            self._redefined.add(account.name)
         if self._idle is None:
             self._idle = asyncio.get_running_loop().call_later(IDLE_COMMIT_S, self._wake.set)
 
@@ -198,20 +207,27 @@ class GroupCommitter:
             self._idle.cancel()
             self._idle = None
         accounts, self._changed = self._changed, {}
+        redefined, self._redefined = self._redefined, set()
         group = Group()
         taken = []
         for account in accounts.values():
             events, changed = account.outbox, account.changed
             account.outbox, account.changed = [], set()
             group.events += events
-            self._take_records(group, account, changed)
+            buckets = self._take_records(group, account, changed)
+            if account.name in redefined:
+                buckets.update(each for each, counter in account.counters.items() if counter.kind in BUCKETS)
+            for limit in buckets:
+                counter = account.counters[limit]
+                group.buckets.append((account.name, limit, counter.level, counter.rolled_at_ms))
             if account.epoch != self._persisted.epochs.get(account.name):
                 group.epochs.append((account.name, account.epoch))
                 self._persisted.epochs[account.name] = account.epoch
-            taken.append(_Taken(account, events, changed))
+            taken.append(_Taken(account, events, changed, account.name in redefined))
         return group, taken
 
-    def _take_records(self, group: Group, account: Account, changed: set[str]) -> None:
+    def _take_records(self, group: Group, account: Account, changed: set[str]) -> set[str]:
+        """Put into the group what became of the changed reservations; the buckets that they touched."""
         buckets: set[str] = set()
         for reservation_id in changed:
             reservation = account.reservations.get(reservation_id)
@@ -223,16 +239,14 @@ class GroupCommitter:
             elif reservation_id in self._persisted.reservations:
                 group.dropped.append((reservation_id,))
                 self._persisted.reservations.discard(reservation_id)
-        for limit in buckets:
-            counter = account.counters[limit]
-            group.buckets.append((account.name, limit, counter.level, counter.rolled_at_ms))
+        return buckets
 
     def _give_back(self, group: Group, taken: list[_Taken]) -> None:
         self._observer.commit_failed()
         for each in taken:
             each.account.outbox[:0] = each.events
             each.account.changed |= each.changed
-            self._changed[each.account.name] = each.account
+            self.join(each.account, is_redefined=each.is_redefined)
         # Whether its rows are there is not known; deleting one that is not there does no harm.
         self._persisted.reservations.update(row[0] for row in group.dropped)
         for name, _ in group.epochs:

@@ -23,6 +23,7 @@ from penstock.adapters.sql.ledger import LedgerReads
 from penstock.adapters.sql.tables import bucket_states, epochs, reservations
 from penstock.errors import ConfigurationError
 from penstock.quota import Define, Definitions, Kind, Organisation, Ready, limit_id, window_ends_ms, window_id
+from penstock.quota.definitions import BUCKETS
 from penstock.quota.plans import fault_in
 from penstock.quota.restore import restore
 from penstock.quota.state import REMEMBER_MS, Reservation
@@ -157,9 +158,7 @@ def _records(connection: Connection, name: str) -> list[Reservation]:
 def _buckets(connection: Connection, name: str, definitions: Definitions, now_ms: int) -> dict[str, tuple[int, int]]:
     """Levels as of the last group; a bucket that was never written was never debited, and is full."""
     levels = {
-        limit_id(limit): (limit.cap * limit.period_ms, now_ms)
-        for limit in definitions.limits
-        if limit.kind in (Kind.RATE, Kind.STRICT_RATE)
+        limit_id(limit): (limit.cap * limit.period_ms, now_ms) for limit in definitions.limits if limit.kind in BUCKETS
     }
     row = bucket_states.c
     found = connection.execute(select(row.limit_id, row.level, row.at_ms).where(row.organisation == name))

@@ -94,8 +94,8 @@ class EmbeddedStore:
         if kind is Define and organisation.version:
             self._organisations[call.organisation] = organisation
         self._reached(crash_points.APPLIED)
-        if organisation.outbox or organisation.changed or kind is Ready:
-            self._committer.join(organisation)
+        if organisation.outbox or organisation.changed or kind in (Ready, Define):
+            self._committer.join(organisation, is_redefined=kind is Define)
             self._reached(crash_points.QUEUED)
         if kind in _AWAITED or (kind is Reserve and cast(Reserve, call).lane is Lane.QUEUE):
             await self._committer.durable()
