@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Integer, and_, func, select, tuple_
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Engine, Text, and_, func, select, tuple_, type_coerce
 
 from penstock.adapters.sql.rows import month_of, to_event
 from penstock.adapters.sql.tables import ledger
@@ -23,6 +24,7 @@ _DAY_MS = 86_400_000
 _IDS_PER_STATEMENT = 500
 _ROWS_PER_STATEMENT = 2_000
 
+_decode_amounts = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 _row = ledger.c
 _GROUPS: dict[str, ColumnElement[int] | ColumnElement[str]] = {
     "day": _row.occurred_at_ms // _DAY_MS,
@@ -76,16 +78,20 @@ class LedgerReads:
         return tuple(self._connection.execute(statement).scalars())
 
     def window_sums(self, organisation: str, *, since_ms: int = 0) -> dict[tuple[str, int], int]:
-        """What rows at or after ``since_ms`` posted to each (limit id, window id)."""
-        amounts = func.json_each(_row.amounts).table_valued("value", joins_implicitly=True)
-        limit = func.json_extract(amounts.c.value, "$[0]")
-        window = func.json_extract(amounts.c.value, "$[1]", type_=Integer)
+        """What rows at or after ``since_ms`` posted to each (limit id, window id).
+
+        Added here and not in SQL: the same on every database, and half the time of SQLite's JSON functions.
+        """
         statement = (
-            select(limit, window, func.sum(func.json_extract(amounts.c.value, "$[2]")))
+            select(type_coerce(_row.amounts, Text))
             .where(_row.organisation == organisation, _row.occurred_at_ms >= since_ms)
-            .group_by(limit, window)
+            .execution_options(yield_per=_ROWS_PER_STATEMENT)
         )
-        return {(found[0], found[1]): found[2] for found in self._connection.execute(statement)}
+        sums: dict[tuple[str, int], int] = {}
+        for amounts in self._connection.execute(statement).scalars():
+            for limit, window, amount in _decode_amounts(amounts):
+                sums[limit, window] = sums.get((limit, window), 0) + amount
+        return sums
 
     def events(
         self, *, organisation: str | None = None, start_ms: int = 0, end_ms: int | None = None

@@ -99,31 +99,31 @@ def to_row(event: Event) -> tuple[Any, ...]:
 
 
 def to_event(row: Row[Any]) -> Event:
-    """One row of ``select(ledger)`` as the event that it was."""
+    """One row of ``select(ledger)`` as the event that it was; by position, since a restart reads many."""
+    (
+        _month, reservation, kind, organisation, team, key, model, lane, occurred_at_ms,
+        prompt, cached, completion, source, tokens, requests, cost_nanos, amounts, tokens_held,
+        prompt_picos, cached_picos, completion_picos, request_picos, job_deadline_ms, reason,
+    ) = tuple(row)  # fmt: skip
     return Event(
-        kind=EventKind(row.kind),
-        reservation=row.reservation,
-        organisation=row.organisation,
-        team=row.team,
-        key=row.key,
-        model=row.model,
-        lane=row.lane,
-        occurred_at_ms=row.occurred_at_ms,
-        usage=Usage(
-            prompt=row.prompt_tokens,
-            completion=row.completion_tokens,
-            cached=row.cached_tokens,
-            source=UsageSource(row.usage_source),
-        ),
-        charge=Charge(tokens=row.tokens, requests=row.requests, cost_nanos=row.cost_nanos),
-        amounts=tuple(Amount(limit, window, amount) for limit, window, amount in row.amounts),
+        kind=EventKind(kind),
+        reservation=reservation,
+        organisation=organisation,
+        team=team,
+        key=key,
+        model=model,
+        lane=lane,
+        occurred_at_ms=occurred_at_ms,
+        usage=Usage(prompt, completion, cached, UsageSource(source)),
+        charge=Charge(tokens, requests, cost_nanos),
+        amounts=tuple([Amount(*amount) for amount in amounts]),
         price=Price(
-            prompt_picos=row.prompt_picos,
-            cached_picos=row.cached_picos,
-            completion_picos=row.completion_picos,
-            request_picos=row.request_picos,
+            prompt_picos=prompt_picos,
+            cached_picos=cached_picos,
+            completion_picos=completion_picos,
+            request_picos=request_picos,
         ),
-        tokens_held=row.tokens_held,
-        job_deadline_ms=row.job_deadline_ms,
-        reason=row.reason,
+        tokens_held=tokens_held,
+        job_deadline_ms=job_deadline_ms,
+        reason=reason,
     )
