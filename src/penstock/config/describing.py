@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import NODEFAULT, inspect
 
-from penstock.config.settings import Configuration, FileReference, Secret
+from penstock.config.settings import Configuration, FileReference, Secret, Setting
 from penstock.config.walking import NAMES, NOTATIONS, VARIABLE_PATTERN, wanted_text
 
 _REFERENCES = (Secret, FileReference)
@@ -88,10 +88,11 @@ def _upstreams_schema(type_: inspect.Metadata, definitions: dict[str, Any]) -> d
 
 
 def described(cls: type) -> tuple[str, dict[str, str]]:
-    """A struct's first paragraph, and what its docstring says of each setting."""
+    """A struct's first paragraph, and what its docstring and those of its bases say of each setting."""
+    base = cls.__base__
+    meanings = described(base)[1] if base is not None and base is not Setting and base is not object else {}
     text = re.sub(r"\n[ ]{4}", "\n", cls.__doc__ or "")
     summary, _, arguments = text.partition("\n\nArgs:\n")
-    meanings: dict[str, str] = {}
     name = ""
     for line in arguments.splitlines():
         if match := re.match(r" {4}(\w+): (.*)", line):

@@ -276,20 +276,54 @@ class Auth(Setting, frozen=True, kw_only=True):
     pepper_previous: Secret | None = None
 
 
+class Accounts(Setting, frozen=True, kw_only=True):
+    """Passwords of the users that `penstock setup` creates in a service, each with the least rights.
+
+    The users are called `penstock_api`, `penstock_keeper` and so on. A service has those that make use of it.
+
+    Args:
+        api: Of the API service: Redis and PostgreSQL.
+        keeper: Of the keeper: Redis and PostgreSQL.
+        gateway: Of the queue lane's gateway: Redis and RabbitMQ.
+        worker: Of the workers and the executors beside them: Redis and RabbitMQ.
+        collector: Of the results collector: Redis, PostgreSQL and RabbitMQ.
+        monitor: Of those who only look at queue lengths: RabbitMQ.
+    """
+
+    api: Secret | None = None
+    keeper: Secret | None = None
+    gateway: Secret | None = None
+    worker: Secret | None = None
+    collector: Secret | None = None
+    monitor: Secret | None = None
+
+
 class Store(Setting, frozen=True, kw_only=True):
     """One service that keeps state.
 
     Args:
         url: Address, without a password.
-        username: Account.
-        password: Of the account.
+        username: Account of `penstock setup`, and of each process without an account of its own.
+        password: Of that account.
         ca: Certificates (PEM) that vouch for the service instead of the system's.
+        accounts: Passwords of its other users.
     """
 
     url: StoreUrl
     username: str | None = None
     password: Secret | None = None
     ca: FileReference | None = None
+    accounts: Accounts = Accounts()
+
+
+class Rabbitmq(Store, frozen=True, kw_only=True):
+    """The queue lane's broker. The path of its address names the virtual host; `penstock` without one.
+
+    Args:
+        management: Address of its management API, which `penstock setup` uses.
+    """
+
+    management: Url = "http://127.0.0.1:15672"
 
 
 class Stores(Setting, frozen=True, kw_only=True):
@@ -303,7 +337,27 @@ class Stores(Setting, frozen=True, kw_only=True):
 
     redis: Store
     postgresql: Store
-    rabbitmq: Store
+    rabbitmq: Rabbitmq
+
+
+class Queue(Setting, frozen=True, kw_only=True):
+    """Requests that are answered later: `Prefer: respond-async`.
+
+    Args:
+        gateway: Address of the gateway that the API service forwards to; only with stores.
+        deadline: How long after its acceptance a job may still begin and end.
+        results: How long a result is kept for its client.
+        concurrency: Jobs that one process works on at once: the embedded default, and each worker.
+        ready_bytes_max: Bytes that may wait in one queue of the broker; more is refused with 503.
+        deliveries: How often a job is delivered at most, before it is given up as a dead letter.
+    """
+
+    gateway: Url = "http://127.0.0.1:4195"
+    deadline_ms: Milliseconds = field(name="deadline", default=3_600_000)
+    results_ms: Milliseconds = field(name="results", default=86_400_000)
+    concurrency: PositiveAmount = 4
+    ready_bytes_max: PositiveAmount = 500_000_000
+    deliveries: PositiveAmount = 20
 
 
 class Configuration(Setting, frozen=True, kw_only=True):
@@ -316,6 +370,7 @@ class Configuration(Setting, frozen=True, kw_only=True):
         server: Addresses and bounds.
         auth: API keys.
         stores: Redis, PostgreSQL and RabbitMQ; without it everything is embedded.
+        queue: Requests that are answered later.
         kubernetes: What only a cluster needs (replicas, resources, ingress), read by the chart; free-form here.
         global: Helm's own section for subcharts, free-form.
     """
@@ -326,5 +381,6 @@ class Configuration(Setting, frozen=True, kw_only=True):
     server: Server = Server()
     auth: Auth = Auth()
     stores: Stores | None = None
+    queue: Queue = Queue()
     kubernetes: dict[str, Any] = field(default_factory=dict)
     helm_global: dict[str, Any] = field(name="global", default_factory=dict)

@@ -1,0 +1,137 @@
+"""Where each service of a cluster is, and as whom a process goes there: its own account, or the common one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from penstock.config import Configuration, read_secret
+from penstock.config.settings import Accounts, Store
+from penstock.errors import ConfigurationError
+
+USER_PREFIX = "penstock_"
+_PORTS = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "amqp": 5672, "amqps": 5671}
+_TLS = frozenset({"rediss", "amqps"})
+
+
+class Service(StrEnum):
+    """What keeps state."""
+
+    REDIS = "redis"
+    POSTGRESQL = "postgresql"
+    RABBITMQ = "rabbitmq"
+
+
+class Role(StrEnum):
+    """The kinds of processes that have accounts."""
+
+    API = "api"
+    KEEPER = "keeper"
+    GATEWAY = "gateway"
+    WORKER = "worker"
+    COLLECTOR = "collector"
+    MONITOR = "monitor"
+
+
+ROLES: dict[Service, tuple[Role, ...]] = {
+    Service.REDIS: (Role.API, Role.KEEPER, Role.GATEWAY, Role.WORKER, Role.COLLECTOR),
+    Service.POSTGRESQL: (Role.API, Role.KEEPER, Role.COLLECTOR),
+    Service.RABBITMQ: (Role.GATEWAY, Role.WORKER, Role.COLLECTOR, Role.MONITOR),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A service, and an account there.
+
+    Args:
+        path: Of the URL, without its slash: a database's number or name, or a virtual host.
+        ca: File of the certificates to trust; None for the system's.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    username: str
+    password: str = field(repr=False)
+    ca: Path | None = None
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the scheme asks for TLS; PostgreSQL does where there is a ``ca``."""
+        return self.scheme in _TLS or (self.scheme == "postgresql" and self.ca is not None)
+
+    @property
+    def url(self) -> str:
+        """With the account in it, as most programs take it; a secret."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        account = f"{quote(self.username, safe='')}:{quote(self.password, safe='')}@" if self.username else ""
+        return f"{self.scheme}://{account}{host}:{self.port}/{quote(self.path, safe='')}"
+
+
+def address(
+    configuration: Configuration, service: Service, role: Role | None, environment: Mapping[str, str]
+) -> Address:
+    """Where a process finds a service.
+
+    Args:
+        configuration: With stores.
+        role: What the process is; None for ``penstock setup``, which has the common account.
+        environment: Usually ``os.environ``.
+
+    Raises:
+        ConfigurationError: A reference leads nowhere.
+    """
+    store = _store(configuration, service)
+    own = getattr(store.accounts, role) if role is not None else None
+    if own is not None:
+        username = f"{USER_PREFIX}{role}"
+        password = read_secret(own, environment=environment, what=f"stores.{service}.accounts.{role}")
+    else:
+        username, password = store.username or "", ""
+        if store.password is not None:
+            password = read_secret(store.password, environment=environment, what=f"stores.{service}.password")
+    parts = urlsplit(store.url)
+    return Address(
+        scheme=parts.scheme,
+        host=parts.hostname or "",
+        port=parts.port or _PORTS[parts.scheme],
+        path=parts.path.strip("/"),
+        username=username,
+        password=password,
+        ca=Path(store.ca.file) if store.ca is not None else None,
+    )
+
+
+def accounts(configuration: Configuration, service: Service, environment: Mapping[str, str]) -> dict[str, str]:
+    """Passwords of the users that ``penstock setup`` creates in a service, by role.
+
+    Raises:
+        ConfigurationError: A reference leads nowhere, or an account is given that the service has no use for.
+    """
+    given: Accounts = _store(configuration, service).accounts
+    found: dict[str, str] = {}
+    for role in Role:
+        reference = getattr(given, role)
+        if reference is None:
+            continue
+        what = f"stores.{service}.accounts.{role}"
+        if role not in ROLES[service]:
+            used = ", ".join(ROLES[service])
+            raise ConfigurationError((f"{what}: {service} has no user of this kind; it has {used}: remove it",))
+        found[role] = read_secret(reference, environment=environment, what=what)
+    return found
+
+
+def _store(configuration: Configuration, service: Service) -> Store:
+    stores = configuration.stores
+    if stores is None:
+        raise ConfigurationError(
+            ("stores: not given, and only a cluster has services; see docs/reference/configuration.md",)
+        )
+    store: Store = getattr(stores, service)
+    return store
