@@ -73,12 +73,12 @@ local DAY_MS = 86400000
 local RATE_PERIOD_MAX_MS = 2097152 -- 2^21: with 2^31 tokens a level stays within 2^52
 
 -- Redis hides the standard library from a library that is loading, so these are bound in the first call.
-local floor, fmod, max, min, format, concat, sort, unpack_table
+local floor, fmod, max, min, find, format, concat, sort, unpack_table
 local pack_text, unpack_text, pack_struct, unpack_struct, decode, encode, null, is_table, pairs_of
 
 local function bind()
   floor, fmod, max, min = math.floor, math.fmod, math.max, math.min
-  format, concat, sort, unpack_table = string.format, table.concat, table.sort, unpack
+  find, format, concat, sort, unpack_table = string.find, string.format, table.concat, table.sort, unpack
   pack_text, unpack_text = cmsgpack.pack, cmsgpack.unpack
   pack_struct, unpack_struct = struct.pack, struct.unpack
   decode, encode, null = cjson.decode, cjson.encode, cjson.null
@@ -153,14 +153,21 @@ local function first_day_of_month(month)
   return era * 146097 + year_of_era * 365 + divide(year_of_era, 4) - divide(year_of_era, 100) + day_of_year - 719468
 end
 
+-- The last day and month that were asked for, since it is nearly always the same one.
+local known_day, month_of_known_day, known_month, end_of_known_month
+
 local function window_of(counter, now)
-  if counter.period == 0 then return month_of_day(divide(now, DAY_MS)) end
-  return divide(now - counter.anchor, counter.period)
+  if counter.period > 0 then return divide(now - counter.anchor, counter.period) end
+  local day = divide(now, DAY_MS)
+  if day ~= known_day then known_day, month_of_known_day = day, month_of_day(day) end
+  return month_of_known_day
 end
 
 local function window_ends_ms(counter)
-  if counter.period == 0 then return first_day_of_month(counter.window + 1) * DAY_MS end
-  return (counter.window + 1) * counter.period + counter.anchor
+  local window = counter.window
+  if counter.period > 0 then return (window + 1) * counter.period + counter.anchor end
+  if window ~= known_month then known_month, end_of_known_month = window, first_day_of_month(window + 1) * DAY_MS end
+  return end_of_known_month
 end
 
 -- Counters -----------------------------------------------------------------------------------------------------
@@ -380,7 +387,7 @@ end
 
 local function quote(text)
   if not text then return 'null' end
-  if string.find(text, '[%c"\\\127]') then return encode(text) end
+  if find(text, '[%c"\\\127]') then return encode(text) end
   return '"' .. text .. '"'
 end
 
@@ -1447,39 +1454,51 @@ end
 
 -- The calls ----------------------------------------------------------------------------------------------------
 
+-- The names that a call must have, by their type; those that may be null are apart.
 local REQUEST = {
-  nonce = 'string', fingerprint = 'string', reservation = 'string', key = 'string', key_mac = 'string',
-  route = 'string', model = 'string', body_bytes = 'number', prompts = 'number', prompt_tokens = 'number?',
-  outputs_bound = 'number', lane = 'string', job_deadline_ms = 'number',
+  string = {'reservation', 'nonce', 'fingerprint', 'key', 'key_mac', 'route', 'model', 'lane'},
+  number = {'body_bytes', 'prompts', 'outputs_bound', 'job_deadline_ms'}, nullable = {prompt_tokens = 'number'},
 }
-local USAGE = {prompt = 'number', completion = 'number', cached = 'number', source = 'string'}
-local ONE = {reservation = 'string'}
-local EVENT = {price = 'table', charge = 'table', usage = 'table'}
+local USAGE = {number = {'prompt', 'completion', 'cached'}, string = {'source'}}
+local ONE = {string = {'reservation'}}
+local EVENT = {table = {'price', 'charge', 'usage'}}
+local CALLER = {string = {'organisation'}, number = {'caller_now_ms'}}
 local ARGUMENTS = {
-  reserve = {REQUEST}, acquire = {REQUEST, {epoch = 'number'}}, settle = {ONE, {usage = 'table'}},
-  void = {ONE, {reason = 'string'}}, touch = {ONE, {prompt = 'number', completion = 'number'}}, published = {ONE},
-  cancel = {ONE}, extend = {ONE, {total_tokens = 'number'}}, sweep = {{count_max = 'number'}},
-  define = {{version = 'number', definitions = 'table'}}, ready = {{epoch = 'number'}},
-  reassert = {{arguments = 'table', acquired = 'boolean', prompt = 'number', completion = 'number',
-    renewed_at_ms = 'number'}},
-  post = {{arguments = 'table', usage = 'table', already_charged = 'table?'}}, inspect = {}, look = {ONE},
+  reserve = {REQUEST}, acquire = {REQUEST, {number = {'epoch'}}}, settle = {ONE, {table = {'usage'}}},
+  void = {ONE, {string = {'reason'}}}, touch = {ONE, {number = {'prompt', 'completion'}}}, published = {ONE},
+  cancel = {ONE}, extend = {ONE, {number = {'total_tokens'}}}, sweep = {{number = {'count_max'}}},
+  define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
+  reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
+  post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, inspect = {}, look = {ONE},
 }
 local INSIDE = {usage = USAGE, arguments = REQUEST, already_charged = EVENT}
 
+local function value_fault(name, value, wanted)
+  local found = type(value)
+  if value == nil or value == null then return name .. ' is missing' end
+  if found ~= wanted then return format('%s is a %s, not a %s', name, found, wanted) end
+  if wanted == 'number' and value ~= floor(value) then return name .. ' is no integer' end
+end
+
 -- What a caller got wrong about the form of an argument, or nil. Replaces null by nil on the way.
-local function form_fault(argument, names)
-  for name, wanted in pairs_of(names) do
-    local value = argument[name]
-    local is_optional = wanted:sub(-1) == '?'
-    if value == null or value == nil then
-      if not is_optional then return name .. ' is missing' end
-      argument[name] = nil
+local function form_fault(argument, shape)
+  for wanted, names in pairs_of(shape) do
+    if wanted == 'nullable' then
+      for name, inner in pairs_of(names) do
+        if argument[name] == null then argument[name] = nil end
+        local value = argument[name]
+        local fault = value ~= nil and (value_fault(name, value, inner) or INSIDE[name] and form_fault(value, INSIDE[name]))
+        if fault then return fault end
+      end
     else
-      if is_optional then wanted = wanted:sub(1, -2) end
-      if type(value) ~= wanted then return format('%s is a %s, not a %s', name, type(value), wanted) end
-      if wanted == 'number' and value ~= floor(value) then return name .. ' is no integer' end
-      local fault = INSIDE[name] and form_fault(value, INSIDE[name])
-      if fault then return name .. '.' .. fault end
+      for index = 1, #names do
+        local name = names[index]
+        local value = argument[name]
+        local fault = (type(value) ~= wanted or wanted == 'number' and value ~= floor(value))
+            and value_fault(name, value, wanted)
+          or wanted == 'table' and INSIDE[name] and form_fault(value, INSIDE[name])
+        if fault then return name .. ': ' .. fault end
+      end
     end
   end
 end
@@ -1490,8 +1509,6 @@ local function without_null(value)
     if each == null then value[name] = nil elseif is_table(each) then without_null(each) end
   end
 end
-
-local CALLER = {organisation = 'string', caller_now_ms = 'number'}
 
 -- Read the argument, carry out the operation, then write what it changed.
 local function answer(name, operation, keys, arguments)
