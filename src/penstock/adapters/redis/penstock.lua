@@ -1175,151 +1175,6 @@ end
 
 -- Governing ----------------------------------------------------------------------------------------------------
 
-local WORDS = {
-  {'tokens', 'rate', 1000, 0, 'second'}, {'tokens', 'rate', 60000, 0, 'minute'},
-  {'requests', 'strict_rate', 1000, 0, 'second'}, {'requests', 'strict_rate', 60000, 0, 'minute'},
-  {false, 'window', 3600000, 0, 'hour'}, {false, 'window', 86400000, 0, 'day'},
-  {false, 'window', 604800000, 345600000, 'week'}, {false, 'window', 0, 0, 'month'},
-  {false, 'concurrency', 0, 0, 'concurrent'},
-}
-
-local function limit_id(limit)
-  local word
-  for index = 1, #WORDS do
-    local metric, kind, period_ms, anchor_ms, name = unpack_table(WORDS[index])
-    if (not metric or metric == limit.metric) and kind == limit.kind and period_ms == limit.period_ms
-        and anchor_ms == limit.anchor_ms then
-      word = name
-    end
-  end
-  if not word then
-    word = limit.kind .. '-' .. number(limit.period_ms)
-    if limit.kind == 'window' then word = word .. '-' .. number(limit.anchor_ms) end
-  end
-  local id = limit.owner .. '/' .. limit.metric .. '/' .. word
-  if limit.model then id = id .. '/' .. limit.model end
-  return id
-end
-
-local function is_owner(owner, organisation)
-  return owner == organisation or owner:sub(1, #organisation + 6) == organisation .. ':team:'
-    or owner:sub(1, #organisation + 5) == organisation .. ':key:'
-end
-
-local function limit_fault(limit, organisation)
-  local kind, metric, cap_max = limit.kind, limit.metric, EXACT_MAX
-  if not is_owner(limit.owner, organisation) then
-    return format('belongs to %s, which is not %s', limit.owner, organisation)
-  end
-  if limit.owner:find('/', 1, true) then return 'has an owner with a slash' end
-  if (kind == 'concurrency') ~= (metric == 'concurrency') then
-    return 'counts requests in flight in another kind than concurrency, or the other way round'
-  end
-  if metric == 'cost' and kind ~= 'window' then return 'counts cost in another kind than a window' end
-  if kind == 'window' then
-    if not is_whole(limit.period_ms, 0, EXACT_MAX) or not is_whole(limit.anchor_ms, 0, max(0, limit.period_ms - 1)) then
-      return 'has a window that does not begin within its own period'
-    end
-  elseif kind == 'concurrency' then
-    if limit.period_ms ~= 0 or limit.anchor_ms ~= 0 then return 'counts requests in flight, over a period' end
-  else
-    if limit.anchor_ms ~= 0 or not is_whole(limit.period_ms, 1, RATE_PERIOD_MAX_MS) then
-      return format('needs a period of 1 to %.0f ms and no anchor', RATE_PERIOD_MAX_MS)
-    end
-    cap_max = divide(EXACT_MAX, limit.period_ms)
-  end
-  if not is_whole(limit.cap, 0, cap_max) then
-    return format('has a cap of %.0f; allowed are 0 to %.0f', limit.cap, cap_max)
-  end
-end
-
-local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX}, {'tokens_per_byte_max', 1, 1024}}
-local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
-  {'completion_picos', 0, 1073741824}, {'request_picos', 0, 1099511627776}}
-
-local function bounds_fault(values, bounds)
-  for index = 1, #bounds do
-    local name, least, most = unpack_table(bounds[index])
-    if not is_whole(values[name], least, most) then
-      return format('has %s %.0f; allowed are %.0f to %.0f', name, values[name], least, most)
-    end
-  end
-end
-
--- The most limits that any one request can meet: any key with any model that a limit names, or another.
-local function limits_most(limits, keys, organisation)
-  local counts, models, most = {}, {[''] = true}, 0
-  for index = 1, #limits do
-    local owner, model = limits[index].owner, limits[index].model or ''
-    counts[owner] = counts[owner] or {}
-    counts[owner][model] = (counts[owner][model] or 0) + 1
-    models[model] = true
-  end
-  local function count(owner, model)
-    return counts[owner] and (counts[owner][''] or 0) + (model ~= '' and counts[owner][model] or 0) or 0
-  end
-  for model in pairs_of(models) do
-    local own = count(organisation, model)
-    most = max(most, own)
-    for id, key in pairs_of(keys) do
-      local team = key.team and count(organisation .. ':team:' .. key.team, model) or 0
-      most = max(most, own + team + count(organisation .. ':key:' .. id, model))
-    end
-  end
-  return most
-end
-
-local function definitions_fault(definitions, organisation)
-  local seen = {}
-  for index = 1, #definitions.limits do
-    local limit = definitions.limits[index]
-    local id = limit_id(limit)
-    local fault = limit_fault(limit, organisation) or (seen[id] and 'is defined twice')
-    if fault then return format('limit %s %s', id, fault) end
-    seen[id] = true
-  end
-  for name, model in pairs_of(definitions.models) do
-    if model.name ~= name then return format('model %s calls itself %s', name, model.name) end
-    local fault = bounds_fault(model, MODEL_BOUNDS) or bounds_fault(model.price, PRICE_BOUNDS)
-    if fault then return format('model %s %s', name, fault) end
-  end
-  for id, key in pairs_of(definitions.keys) do
-    if key.id ~= id then return format('key %s calls itself %s', id, key.id) end
-  end
-  local most = limits_most(definitions.limits, definitions.keys, organisation)
-  if most > LIMITS_MAX then
-    return format('%.0f limits on one request; at most %.0f are possible', most, LIMITS_MAX)
-  end
-end
-
--- One text for equal definitions, whatever the order of names and of lists of names.
-local function canonical(value)
-  if not is_table(value) then
-    if type(value) == 'number' then return number(value) end
-    return type(value) == 'string' and encode(value) or tostring(value)
-  end
-  local parts = {}
-  if #value > 0 then
-    for index = 1, #value do parts[index] = canonical(value[index]) end
-    if type(value[1]) == 'string' then sort(parts) end
-    return '[' .. concat(parts, ',') .. ']'
-  end
-  for name, each in pairs_of(value) do parts[#parts + 1] = encode(name) .. ':' .. canonical(each) end
-  sort(parts)
-  return '{' .. concat(parts, ',') .. '}'
-end
-
-local function new_counter(limit, now)
-  local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1, period = limit.period_ms,
-    anchor = limit.anchor_ms, cap = limit.cap, held = 0, forgiven = 0}
-  if counter.kind == WINDOW then
-    counter.used, counter.window = 0, window_of(counter, now)
-  else
-    counter.level, counter.rolled_at = limit.cap * limit.period_ms, now
-  end
-  return counter
-end
-
 local function load_all_counters(call)
   local fields = redis.call('HGETALL', call.keys[1])
   for index = 1, #fields, 2 do
@@ -1331,79 +1186,227 @@ local function load_all_counters(call)
   end
 end
 
--- Every counter to now under its old cap, then the new caps. A limit that left keeps its counter, and may return.
-local function redefine_counters(call, limits)
-  load_all_counters(call)
-  for id, counter in pairs_of(call.counters) do
-    counter.defined = 0
-    change_counter(call, id)
-  end
-  for index = 1, #limits do
-    local id, limit = limit_id(limits[index]), limits[index]
-    local counter = call.counters[id] or new_counter(limit, call.now)
-    counter.defined, counter.cap = 1, limit.cap
-    if is_bucket(counter) then counter.level = min(counter.level, limit.cap * limit.period_ms) end
-    call.counters[id] = counter
-    change_counter(call, id)
-  end
-end
+local define, ready -- what they alone need stays in this block: Lua allows 200 local names in a function
+do
+  local WORDS = {
+    {'tokens', 'rate', 1000, 0, 'second'}, {'tokens', 'rate', 60000, 0, 'minute'},
+    {'requests', 'strict_rate', 1000, 0, 'second'}, {'requests', 'strict_rate', 60000, 0, 'minute'},
+    {false, 'window', 3600000, 0, 'hour'}, {false, 'window', 86400000, 0, 'day'},
+    {false, 'window', 604800000, 345600000, 'week'}, {false, 'window', 0, 0, 'month'},
+    {false, 'concurrency', 0, 0, 'concurrent'},
+  }
 
--- The fields of the definitions hash, flat.
-local function definition_fields(version, digest, definitions)
-  local fields, lists = {'version', number(version), 'digest', digest}, {}
-  local function add(name, value)
-    fields[#fields + 1], fields[#fields + 2] = name, value
+  local function limit_id(limit)
+    local word
+    for index = 1, #WORDS do
+      local metric, kind, period_ms, anchor_ms, name = unpack_table(WORDS[index])
+      if (not metric or metric == limit.metric) and kind == limit.kind and period_ms == limit.period_ms
+          and anchor_ms == limit.anchor_ms then
+        word = name
+      end
+    end
+    if not word then
+      word = limit.kind .. '-' .. number(limit.period_ms)
+      if limit.kind == 'window' then word = word .. '-' .. number(limit.anchor_ms) end
+    end
+    local id = limit.owner .. '/' .. limit.metric .. '/' .. word
+    if limit.model then id = id .. '/' .. limit.model end
+    return id
   end
-  for id, key in pairs_of(definitions.keys) do
-    add('key/' .. id, pack_text({key.team or false, key.verified, key.revoked, key.expires_at_ms,
-      key.cost_nanos_max or false, key.macs, key.models or false, key.routes or false}))
-  end
-  for name, model in pairs_of(definitions.models) do
-    local price = model.price
-    add('model/' .. name, pack_text({model.context, model.template_tokens, model.tokens_per_byte_max,
-      price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}))
-  end
-  sort(definitions.limits, function(one, other) return limit_id(one) < limit_id(other) end)
-  for index = 1, #definitions.limits do
-    local limit = definitions.limits[index]
-    local list = lists[limit.owner] or {}
-    list[#list + 1], list[#list + 2] = limit_id(limit), limit.model or false
-    lists[limit.owner] = list
-  end
-  for owner, list in pairs_of(lists) do add('limits/' .. owner, pack_text(list)) end
-  return fields
-end
 
-local function define(call, request)
-  local known = redis.call('HMGET', call.keys[4], 'version', 'digest')
-  local version, definitions = known[1] and tonumber(known[1]) or 0, request.definitions
-  local digest = redis.sha1hex(canonical(definitions))
-  if request.version < version or request.version < 1 then
-    return refused(format('version %.0f is older than %.0f; read the definitions again', request.version, version))
+  local function is_owner(owner, organisation)
+    return owner == organisation or owner:sub(1, #organisation + 6) == organisation .. ':team:'
+      or owner:sub(1, #organisation + 5) == organisation .. ':key:'
   end
-  if request.version == version then
-    if digest == known[2] then return DONE end
-    return refused(format('version %.0f is taken by other definitions; use a higher one', version))
-  end
-  local fault = definitions_fault(definitions, call.organisation)
-  if fault then return refused(fault) end
-  redefine_counters(call, definitions.limits)
-  local fields = definition_fields(request.version, digest, definitions)
-  call.is_open = true
-  call.definitions, call.policy = fields, definitions.reserve
-  return DONE
-end
 
-local function ready(call, request)
-  if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
-    return refused('nothing is defined yet; define first')
+  local function limit_fault(limit, organisation)
+    local kind, metric, cap_max = limit.kind, limit.metric, EXACT_MAX
+    if not is_owner(limit.owner, organisation) then
+      return format('belongs to %s, which is not %s', limit.owner, organisation)
+    end
+    if limit.owner:find('/', 1, true) then return 'has an owner with a slash' end
+    if (kind == 'concurrency') ~= (metric == 'concurrency') then
+      return 'counts requests in flight in another kind than concurrency, or the other way round'
+    end
+    if metric == 'cost' and kind ~= 'window' then return 'counts cost in another kind than a window' end
+    if kind == 'window' then
+      if not is_whole(limit.period_ms, 0, EXACT_MAX) or not is_whole(limit.anchor_ms, 0, max(0, limit.period_ms - 1)) then
+        return 'has a window that does not begin within its own period'
+      end
+    elseif kind == 'concurrency' then
+      if limit.period_ms ~= 0 or limit.anchor_ms ~= 0 then return 'counts requests in flight, over a period' end
+    else
+      if limit.anchor_ms ~= 0 or not is_whole(limit.period_ms, 1, RATE_PERIOD_MAX_MS) then
+        return format('needs a period of 1 to %.0f ms and no anchor', RATE_PERIOD_MAX_MS)
+      end
+      cap_max = divide(EXACT_MAX, limit.period_ms)
+    end
+    if not is_whole(limit.cap, 0, cap_max) then
+      return format('has a cap of %.0f; allowed are 0 to %.0f', limit.cap, cap_max)
+    end
   end
-  local epoch = call.epoch or 0
-  if request.epoch < epoch then
-    return refused(format('epoch %.0f is below %.0f, in which admissions run already', request.epoch, epoch))
+
+  local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX}, {'tokens_per_byte_max', 1, 1024}}
+  local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
+    {'completion_picos', 0, 1073741824}, {'request_picos', 0, 1099511627776}}
+
+  local function bounds_fault(values, bounds)
+    for index = 1, #bounds do
+      local name, least, most = unpack_table(bounds[index])
+      if not is_whole(values[name], least, most) then
+        return format('has %s %.0f; allowed are %.0f to %.0f', name, values[name], least, most)
+      end
+    end
   end
-  call.is_open, call.new_epoch = true, request.epoch
-  return DONE
+
+  -- The most limits that any one request can meet: any key with any model that a limit names, or another.
+  local function limits_most(limits, keys, organisation)
+    local counts, models, most = {}, {[''] = true}, 0
+    for index = 1, #limits do
+      local owner, model = limits[index].owner, limits[index].model or ''
+      counts[owner] = counts[owner] or {}
+      counts[owner][model] = (counts[owner][model] or 0) + 1
+      models[model] = true
+    end
+    local function count(owner, model)
+      return counts[owner] and (counts[owner][''] or 0) + (model ~= '' and counts[owner][model] or 0) or 0
+    end
+    for model in pairs_of(models) do
+      local own = count(organisation, model)
+      most = max(most, own)
+      for id, key in pairs_of(keys) do
+        local team = key.team and count(organisation .. ':team:' .. key.team, model) or 0
+        most = max(most, own + team + count(organisation .. ':key:' .. id, model))
+      end
+    end
+    return most
+  end
+
+  local function definitions_fault(definitions, organisation)
+    local seen = {}
+    for index = 1, #definitions.limits do
+      local limit = definitions.limits[index]
+      local id = limit_id(limit)
+      local fault = limit_fault(limit, organisation) or (seen[id] and 'is defined twice')
+      if fault then return format('limit %s %s', id, fault) end
+      seen[id] = true
+    end
+    for name, model in pairs_of(definitions.models) do
+      if model.name ~= name then return format('model %s calls itself %s', name, model.name) end
+      local fault = bounds_fault(model, MODEL_BOUNDS) or bounds_fault(model.price, PRICE_BOUNDS)
+      if fault then return format('model %s %s', name, fault) end
+    end
+    for id, key in pairs_of(definitions.keys) do
+      if key.id ~= id then return format('key %s calls itself %s', id, key.id) end
+    end
+    local most = limits_most(definitions.limits, definitions.keys, organisation)
+    if most > LIMITS_MAX then
+      return format('%.0f limits on one request; at most %.0f are possible', most, LIMITS_MAX)
+    end
+  end
+
+  -- One text for equal definitions, whatever the order of names and of lists of names.
+  local function canonical(value)
+    if not is_table(value) then
+      if type(value) == 'number' then return number(value) end
+      return type(value) == 'string' and encode(value) or tostring(value)
+    end
+    local parts = {}
+    if #value > 0 then
+      for index = 1, #value do parts[index] = canonical(value[index]) end
+      if type(value[1]) == 'string' then sort(parts) end
+      return '[' .. concat(parts, ',') .. ']'
+    end
+    for name, each in pairs_of(value) do parts[#parts + 1] = encode(name) .. ':' .. canonical(each) end
+    sort(parts)
+    return '{' .. concat(parts, ',') .. '}'
+  end
+
+  local function new_counter(limit, now)
+    local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1, period = limit.period_ms,
+      anchor = limit.anchor_ms, cap = limit.cap, held = 0, forgiven = 0}
+    if counter.kind == WINDOW then
+      counter.used, counter.window = 0, window_of(counter, now)
+    else
+      counter.level, counter.rolled_at = limit.cap * limit.period_ms, now
+    end
+    return counter
+  end
+
+  -- Every counter to now under its old cap, then the new caps. A limit that left keeps its counter, and may return.
+  local function redefine_counters(call, limits)
+    load_all_counters(call)
+    for id, counter in pairs_of(call.counters) do
+      counter.defined = 0
+      change_counter(call, id)
+    end
+    for index = 1, #limits do
+      local id, limit = limit_id(limits[index]), limits[index]
+      local counter = call.counters[id] or new_counter(limit, call.now)
+      counter.defined, counter.cap = 1, limit.cap
+      if is_bucket(counter) then counter.level = min(counter.level, limit.cap * limit.period_ms) end
+      call.counters[id] = counter
+      change_counter(call, id)
+    end
+  end
+
+  -- The fields of the definitions hash, flat.
+  local function definition_fields(version, digest, definitions)
+    local fields, lists = {'version', number(version), 'digest', digest}, {}
+    local function add(name, value)
+      fields[#fields + 1], fields[#fields + 2] = name, value
+    end
+    for id, key in pairs_of(definitions.keys) do
+      add('key/' .. id, pack_text({key.team or false, key.verified, key.revoked, key.expires_at_ms,
+        key.cost_nanos_max or false, key.macs, key.models or false, key.routes or false}))
+    end
+    for name, model in pairs_of(definitions.models) do
+      local price = model.price
+      add('model/' .. name, pack_text({model.context, model.template_tokens, model.tokens_per_byte_max,
+        price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}))
+    end
+    sort(definitions.limits, function(one, other) return limit_id(one) < limit_id(other) end)
+    for index = 1, #definitions.limits do
+      local limit = definitions.limits[index]
+      local list = lists[limit.owner] or {}
+      list[#list + 1], list[#list + 2] = limit_id(limit), limit.model or false
+      lists[limit.owner] = list
+    end
+    for owner, list in pairs_of(lists) do add('limits/' .. owner, pack_text(list)) end
+    return fields
+  end
+
+  function define(call, request)
+    local known = redis.call('HMGET', call.keys[4], 'version', 'digest')
+    local version, definitions = known[1] and tonumber(known[1]) or 0, request.definitions
+    local digest = redis.sha1hex(canonical(definitions))
+    if request.version < version or request.version < 1 then
+      return refused(format('version %.0f is older than %.0f; read the definitions again', request.version, version))
+    end
+    if request.version == version then
+      if digest == known[2] then return DONE end
+      return refused(format('version %.0f is taken by other definitions; use a higher one', version))
+    end
+    local fault = definitions_fault(definitions, call.organisation)
+    if fault then return refused(fault) end
+    redefine_counters(call, definitions.limits)
+    local fields = definition_fields(request.version, digest, definitions)
+    call.is_open = true
+    call.definitions, call.policy = fields, definitions.reserve
+    return DONE
+  end
+
+  function ready(call, request)
+    if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
+      return refused('nothing is defined yet; define first')
+    end
+    local epoch = call.epoch or 0
+    if request.epoch < epoch then
+      return refused(format('epoch %.0f is below %.0f, in which admissions run already', request.epoch, epoch))
+    end
+    call.is_open, call.new_epoch = true, request.epoch
+    return DONE
+  end
 end
 
 -- Reading ------------------------------------------------------------------------------------------------------
@@ -1447,9 +1450,9 @@ local function look(call, request)
   if not found then return UNKNOWN end
   return format('{"answer":"Seen","state":"%s","model":%s,"key":%s,"lane":%s,"running":%s,"started":%s,"published":%s,'
     .. '"cancelled":%s,"deadline_ms":%.0f,"job_deadline_ms":%.0f,"touched_prompt":%.0f,"touched_completion":%.0f}',
-    found.state, quote(found.model), quote(found.key), quote(found.lane), truth(found.running), truth(found.started or found.lane == 'realtime'),
-    truth(found.published), truth(found.cancelled), found.state == 'open' and found.due_ms or 0, found.job_deadline_ms,
-    found.touched_prompt, found.touched_completion)
+    found.state, quote(found.model), quote(found.key), quote(found.lane), truth(found.running),
+    truth(found.started or found.lane == 'realtime'), truth(found.published), truth(found.cancelled),
+    found.state == 'open' and found.due_ms or 0, found.job_deadline_ms, found.touched_prompt, found.touched_completion)
 end
 
 -- The calls ----------------------------------------------------------------------------------------------------

@@ -63,9 +63,17 @@ _FUNCTIONS: dict[type[Any], bytes] = {
 }  # fmt: skip
 
 
-def write_call(call: Call[Any]) -> tuple[bytes, ...]:
-    """The words of the FCALL that carries out an operation."""
-    return (b"FCALL", _FUNCTIONS[type(call)], b"5", *keys_of(call.organisation), _encode(call))
+@lru_cache(maxsize=16384)
+def _beginning(function: bytes, organisation: str) -> bytes:
+    """All of a packed FCALL but its argument."""
+    words = (b"FCALL", function, b"5", *keys_of(organisation))
+    return b"*%d\r\n" % (len(words) + 1) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def write_call(call: Call[Any]) -> bytes:
+    """The FCALL that carries out an operation, packed as Redis reads it."""
+    argument = _encode(call)
+    return b"%s$%d\r\n%s\r\n" % (_beginning(_FUNCTIONS[type(call)], call.organisation), len(argument), argument)
 
 
 def _readings(rows: list[list[Any]]) -> tuple[Reading, ...]:
@@ -77,7 +85,9 @@ def _limits(rows: list[list[Any]]) -> tuple[LimitStanding, ...]:
 
 
 def _holds(rows: list[list[Any]]) -> tuple[Hold, ...]:
-    return tuple(Hold(*row[:6], tuple((limit, amount) for limit, amount in row[6]), *row[7:]) for row in rows)
+    for row in rows:
+        row[6] = tuple((limit, amount) for limit, amount in row[6])
+    return tuple(Hold(*row) for row in rows)
 
 
 _FIELD_READERS: dict[str, Callable[[Any], Any]] = {

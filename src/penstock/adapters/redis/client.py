@@ -1,0 +1,214 @@
+"""Commands to one Redis that never hang: bounded, tried twice, and refused at once while Redis is away.
+
+    connected -> (a wire is lost) -> connecting -> connected
+                                     connecting -> away -> (probes in the background) -> connected
+
+A command gets ``bound_s`` on the wire that is there, and once more on a new one. If that fails too, Redis is away:
+every command is refused without waiting until a probe has reached it again. Whoever sends a command must be able to
+send it twice: the first may have been carried out although its reply was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import hiredis
+
+from penstock.adapters.redis.address import Address
+from penstock.adapters.redis.wire import Refusal, Wire, WireLost
+from penstock.errors import StoreUnavailable
+
+log = logging.getLogger("penstock.adapters.redis")
+
+BOUND_S: Final = 0.15
+ATTEMPTS: Final = 2
+CONNECT_S: Final = 1.0
+PROBE_FIRST_S: Final = 0.05
+PROBE_MOST_S: Final = 1.0
+RETRY_AFTER_MS: Final = 1000
+# Redis itself is there, but carries out nothing, or nothing that writes: another connection may reach one that does.
+_USELESS = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "BUSY"})
+_FAULTS = (OSError, WireLost)  # a TimeoutError is an OSError
+
+
+def pack(*words: Any) -> bytes:
+    """A command as Redis reads it.
+
+    Example:
+        >>> pack("GET", "a")
+        b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
+    """
+    return bytes(hiredis.pack_command(words))
+
+
+async def _nothing(_: Wire) -> None:
+    return
+
+
+class RedisClient:
+    """One connection at a time, replaced when it is lost.
+
+    Args:
+        name: Shown by ``CLIENT LIST``.
+        bound_s: The longest that one attempt at a command may take, in seconds; there are two.
+        greet: Asked once of each new wire, before any command; its ``Refusal`` keeps the wire from being used.
+        restarted: Told of each new wire that leads to another run of Redis than the one before.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str = "penstock",
+        bound_s: float = BOUND_S,
+        greet: Callable[[Wire], Awaitable[None]] = _nothing,
+        restarted: Callable[[Wire], Awaitable[None]] = _nothing,
+    ) -> None:
+        self._address = address
+        self._name = name
+        self._bound_s = bound_s
+        self._greet = greet
+        self._restarted = restarted
+        self._wire: Wire | None = None
+        self._connecting: asyncio.Task[Wire] | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._run_id = b""
+        self.failure: str | None = None
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreUnavailable: It cannot be reached, or refuses the account.
+        """
+        try:
+            await self._connected()
+        except _FAULTS as error:
+            raise StoreUnavailable(self._told(error), retry_after_ms=RETRY_AFTER_MS) from error
+
+    async def close(self) -> None:
+        """End the connection. Commands under way fail."""
+        for task in (self._probing, self._connecting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._wire is not None:
+            self._wire.close()
+
+    async def ask(self, command: bytes) -> Any:
+        """The reply to a packed command.
+
+        Raises:
+            StoreUnavailable: No reply in time, twice, or Redis was away already. Whether it was carried out is unknown.
+            Refusal: Redis refused it.
+        """
+        if self.failure is not None:
+            raise StoreUnavailable(self.failure, retry_after_ms=RETRY_AFTER_MS)
+        fault: Exception = WireLost()
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._attempt(command)
+            except Refusal as refusal:
+                if refusal.code not in _USELESS:
+                    raise
+                self._drop()
+                fault = refusal
+            except _FAULTS as error:
+                fault = error
+        self._is_away(self._told(fault))
+        raise StoreUnavailable(self._told(fault), retry_after_ms=RETRY_AFTER_MS) from fault
+
+    async def _attempt(self, command: bytes) -> Any:
+        wire = self._wire
+        if wire is not None and not wire.is_lost:
+            return await wire.send(command)
+        async with asyncio.timeout(self._bound_s):
+            return await (await self._connected()).send(command)
+
+    async def _connected(self) -> Wire:
+        """The wire that everyone shares; one connects, the others wait. A wait that is given up harms no other."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._has_connected)
+        return await asyncio.shield(self._connecting)
+
+    def _has_connected(self, task: asyncio.Task[Wire]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; if nobody did, the next attempt tells
+
+    async def _connect(self) -> Wire:
+        loop = asyncio.get_running_loop()
+        at = self._address
+        async with asyncio.timeout(CONNECT_S):
+            _, wire = await loop.create_connection(
+                lambda: Wire(bound_s=self._bound_s), at.host, at.port, ssl=at.tls,
+                server_hostname=at.host if at.tls else None,
+            )  # fmt: skip
+            try:
+                run_id = await self._introduced(wire)
+            except Refusal as refusal:
+                wire.close()
+                raise WireLost(_refused(refusal)) from refusal
+            except BaseException:
+                wire.close()
+                raise
+        if self._run_id and run_id != self._run_id:
+            log.warning("Redis was started anew", extra={"address": str(at)})
+            await self._restarted(wire)
+        self._run_id = run_id
+        self._wire = wire
+        return wire
+
+    async def _introduced(self, wire: Wire) -> bytes:
+        """Say who we are; the id of the server's run."""
+        at = self._address
+        if at.password is not None:
+            words = ("AUTH", at.username, at.password) if at.username else ("AUTH", at.password)
+            await wire.send(pack(*words))
+        if at.database:
+            await wire.send(pack("SELECT", at.database))
+        await wire.send(pack("CLIENT", "SETNAME", self._name))
+        told: bytes = await wire.send(pack("INFO", "server"))
+        await self._greet(wire)
+        return told.partition(b"run_id:")[2].partition(b"\r")[0]
+
+    def _drop(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def _told(self, error: BaseException) -> str:
+        return f"{self._address} cannot be used: {str(error) or 'no answer in time'}"
+
+    def _is_away(self, why: str) -> None:
+        self.failure = why
+        if self._probing is None or self._probing.done():
+            log.warning("Redis is away: %s", why)
+            self._probing = asyncio.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        delay_s = PROBE_FIRST_S
+        while True:
+            await asyncio.sleep(delay_s)
+            delay_s = min(PROBE_MOST_S, 2 * delay_s)
+            try:
+                await self._connected()
+            except _FAULTS as error:
+                self.failure = self._told(error)
+            else:
+                self.failure = None
+                log.warning("Redis is back", extra={"address": str(self._address)})
+                return
+
+
+def _refused(refusal: Refusal) -> str:
+    """Why a new connection is not used, and what to do about it."""
+    if refusal.code in ("WRONGPASS", "NOAUTH", "NOPERM"):
+        return f"it refuses the account ({refusal}); run `penstock setup`, and check the account's password"
+    if "Function not found" in str(refusal):
+        return "it has no function library of Penstock; run `penstock setup`"
+    return str(refusal)

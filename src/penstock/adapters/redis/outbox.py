@@ -1,0 +1,105 @@
+"""The outbox streams in Redis, as the keeper reads and trims them: one for each partition.
+
+Reading and trimming apart, so that an event leaves Redis only after the ledger has it: read, commit to the ledger
+together with the position, then trim up to that position. An event that is read twice is the same entry, by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from penstock.adapters.redis.address import Address
+from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.translating import PARTITIONS, outbox_key, read_event
+from penstock.quota.events import Event
+
+START = "0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event of a partition's outbox. ``id`` grows within a partition: ``<Unix milliseconds>-<number>``."""
+
+    id: str
+    event: Event
+
+
+class Outbox:
+    """The outboxes of every partition. Its calls are bounded by ``bound_s`` seconds each, and tried twice."""
+
+    def __init__(self, address: Address, *, name: str = "penstock-outbox", bound_s: float = 5.0) -> None:
+        self._client = RedisClient(address, name=name, bound_s=bound_s)
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreUnavailable: It cannot be reached.
+        """
+        await self._client.start()
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._client.close()
+
+    async def lengths(self) -> dict[int, int]:
+        """How many entries each partition's outbox has; those without any are left out.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        replies = await asyncio.gather(*(self._client.ask(pack("XLEN", outbox_key(p))) for p in range(PARTITIONS)))
+        return {partition: count for partition, count in enumerate(replies) if count}
+
+    async def read(
+        self,
+        after: Mapping[int, str] | None = None,
+        *,
+        partitions: tuple[int, ...] = tuple(range(PARTITIONS)),
+        count_max: int = 1000,
+    ) -> dict[int, list[Entry]]:
+        """The next entries of each partition, oldest first, in one round trip; partitions without any are left out.
+
+        Args:
+            after: By partition the id of the last entry that was read; the beginning if it names none.
+            count_max: Of each partition.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        positions = after or {}
+        asked = [
+            self._client.ask(pack("XRANGE", outbox_key(p), f"({positions.get(p, START)}", "+", "COUNT", count_max))
+            for p in partitions
+        ]
+        found = zip(partitions, await asyncio.gather(*asked), strict=True)
+        return {partition: [_entry(*each) for each in entries] for partition, entries in found if entries}
+
+    async def trim(self, through: Mapping[int, str]) -> int:
+        """Remove each partition's entries up to and including an id; how many that were. Again removes no more.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        asked = [
+            self._client.ask(pack("XTRIM", outbox_key(partition), "MINID", "=", _next_id(last)))
+            for partition, last in through.items()
+        ]
+        return sum(await asyncio.gather(*asked))
+
+
+def _entry(entry_id: bytes, fields: list[bytes]) -> Entry:
+    return Entry(entry_id.decode(), read_event(fields[1]))
+
+
+def _next_id(entry_id: str) -> str:
+    """The least id above another.
+
+    Example:
+        >>> _next_id("1700000000000-3")
+        '1700000000000-4'
+    """
+    milliseconds, _, number = entry_id.partition("-")
+    return f"{milliseconds}-{int(number) + 1}"

@@ -1,0 +1,126 @@
+"""``penstock.ports.QuotaStore`` on Redis: each operation is one call of the function library ``penstock.lua``.
+
+What a reply means for durability: Redis has written the call to its append-only file before it replies, so a Redis that
+is killed and started again has it; ``appendfsync everysec`` lets a loss of power take the last second or two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from penstock.adapters.redis.address import Address, read_address
+from penstock.adapters.redis.checking import check_library, check_server
+from penstock.adapters.redis.client import BOUND_S, RETRY_AFTER_MS, RedisClient
+from penstock.adapters.redis.translating import read_answer, write_call
+from penstock.adapters.redis.wire import Refusal
+from penstock.errors import StoreUnavailable
+from penstock.quota.operations import Call, Define, Inspect
+
+A = TypeVar("A")
+
+log = logging.getLogger("penstock.adapters.redis")
+
+GOVERNING_S: Final = 5.0
+_GOVERNING = (Define, Inspect)  # read or write everything of an organisation, which takes as long as it is large
+
+
+class RedisStore:
+    """The quota of every organisation, shared by every process that reaches this Redis.
+
+    Args:
+        address: Where, and as whom: the users ``penstock_api``, ``penstock_keeper``... of ``penstock setup``.
+        name: Shown by Redis's ``CLIENT LIST``.
+        bound_s: The longest that one attempt at a call may take, in seconds; there are two.
+    """
+
+    def __init__(self, address: Address, *, name: str = "penstock", bound_s: float = BOUND_S) -> None:
+        self._address = address
+        self._name = name
+        self._calls = RedisClient(address, name=name, bound_s=bound_s, greet=check_library)
+        self._governing = RedisClient(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
+
+    @property
+    def failure(self) -> str | None:
+        """Why Redis cannot be used just now; None while it can."""
+        return self._calls.failure
+
+    async def start(self) -> None:
+        """Connect, and see that this Redis can be trusted with a quota.
+
+        Raises:
+            ConfigurationError: It may evict or lose what it is told, is too old, or lacks the library: all, with fixes.
+            StoreUnavailable: It cannot be reached, or refuses the account.
+        """
+        asking = RedisClient(self._address, name=self._name)
+        try:
+            await asking.start()
+            await check_server(asking)
+        except Refusal as refusal:
+            raise StoreUnavailable(
+                f"{self._address} refuses what a start must ask: {refusal}; run `penstock setup`"
+            ) from refusal
+        finally:
+            await asking.close()
+        for client in (self._calls, self._governing):
+            await client.start()
+
+    async def apply(self, call: Call[A]) -> A:
+        """See ``penstock.ports.QuotaStore.apply``.
+
+        A call whose reply is lost is sent once more as it was. So an answer may be the one to a repetition: a settle's
+        is then ``Duplicate``, a reserve's is the same ``Reserved``, by its nonce.
+
+        Raises:
+            StoreUnavailable: No answer in time, twice; or Redis was away already, and nothing was sent.
+            ValueError: The call is none that the library takes: our own mistake.
+        """
+        client = self._governing if isinstance(call, _GOVERNING) else self._calls
+        try:
+            reply = await client.ask(write_call(call))
+        except Refusal as refusal:
+            raise _translated(refusal, call) from refusal
+        return cast(A, read_answer(reply))
+
+    async def close(self) -> None:
+        """End the connections. Calls under way fail."""
+        await self._calls.close()
+        await self._governing.close()
+
+
+def _translated(refusal: Refusal, call: Call[Any]) -> Exception:
+    if refusal.code == "PENSTOCK":
+        return ValueError(str(refusal))
+    log.error("Redis refused a call", extra={"operation": type(call).__name__, "why": str(refusal)})
+    fix = "lower its memory or raise maxmemory" if refusal.code == "OOM" else "run `penstock setup`"
+    return StoreUnavailable(f"Redis refused a call: {refusal}; {fix}", retry_after_ms=RETRY_AFTER_MS)
+
+
+@asynccontextmanager
+async def open_store(
+    url: str,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    ca: Path | None = None,
+    name: str = "penstock",
+) -> AsyncIterator[RedisStore]:
+    """The store at a URL, checked and connected; closed at the end.
+
+    Args:
+        url: ``redis[s]://host[:port][/database]``.
+        username: Of an account that ``penstock setup`` made; goes before the URL's, as ``password`` does.
+        ca: Certificates (PEM) that vouch for the server instead of the system's.
+
+    Raises:
+        ConfigurationError, StoreUnavailable: See ``RedisStore.start``.
+    """
+    store = RedisStore(read_address(url, username=username, password=password, ca=ca), name=name)
+    try:
+        await store.start()
+        yield store
+    finally:
+        await store.close()
