@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
 
+from penstock.quota.events import Usage
 from penstock.quota.operations import Call, Reserve, Settle, Void
 
 A = TypeVar("A")
@@ -86,6 +89,135 @@ class Ledger(Protocol):
 
     async def window_sums(self, organisation: str) -> dict[tuple[str, int], int]:
         """What the ledger's rows posted to each (limit id, window id), for the audit."""
+        ...
+
+
+class JobState(StrEnum):
+    """Where a job of the queue lane is. The last four are final.
+
+    ::
+
+        queued -> running -> succeeded | failed | cancelled | expired
+             '-> cancelled | expired | failed     running -> queued, when its executor went silent
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing follows."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job, as far as it is known. Times are Unix milliseconds, 0 for never or not known.
+
+    Args:
+        id: Its reservation.
+        route: "chat.completions"...; empty while it has no result.
+        usage: What is charged so far; None if nothing.
+        cost_nanos: Nano-dollars; None if the ledger has not charged anything (yet).
+        reason: Why it ended as it did, for people; empty if it succeeded.
+        http_status: Of ``body``; 0 while there is none.
+        body: The model server's answer or an error, JSON; None if there is none, or it was not asked for.
+    """
+
+    id: str
+    organisation: str
+    team: str | None
+    key: str
+    model: str
+    state: JobState
+    created_at_ms: int
+    deadline_ms: int
+    started_at_ms: int = 0
+    finished_at_ms: int = 0
+    route: str = ""
+    usage: Usage | None = None
+    cost_nanos: int | None = None
+    reason: str = ""
+    http_status: int = 0
+    body: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """How a job ended in an executor.
+
+    Args:
+        body: JSON; None if there is none.
+        usage: To be settled; None: nothing is charged, the hold is voided.
+        arguments: Of its reserve, by name, for a store that no longer knows the job.
+    """
+
+    job: str
+    organisation: str
+    model: str
+    route: str
+    state: JobState
+    http_status: int
+    body: str | None
+    reason: str
+    usage: Usage | None
+    attempts: int
+    started_at_ms: int
+    finished_at_ms: int
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQuery:
+    """Which of an organisation's jobs to list, newest first.
+
+    Args:
+        created_from_ms: Included; ``created_before_ms`` is not.
+        after: (created_at_ms, id) of the last one of the page before.
+        count_max: Length of a page.
+    """
+
+    organisation: str
+    state: JobState | None = None
+    model: str | None = None
+    created_from_ms: int | None = None
+    created_before_ms: int | None = None
+    after: tuple[int, str] | None = None
+    count_max: int = 20
+
+
+class JobWatch(Protocol):
+    """Somebody waits for a job."""
+
+    async def changed(self, wait_s: float) -> None:
+        """Return once the job may have changed since the last call, or after ``wait_s``."""
+        ...
+
+
+class Jobs(Protocol):
+    """What became of the queue lane's jobs: a projection of the quota's events, and their results.
+
+    The quota store knows a job first, and this a moment later; the end of a job is here before it is settled.
+    """
+
+    async def get(self, organisation: str, job: str) -> Job | None:
+        """One job with its body; None if the organisation has none of this id, or it is not here yet.
+
+        Raises:
+            StoreUnavailable: The database does not answer.
+        """
+        ...
+
+    async def list(self, query: JobQuery) -> Sequence[Job]:
+        """A page of jobs without bodies. Raises like ``get``."""
+        ...
+
+    def watch(self, job: str) -> AbstractContextManager[JobWatch]:
+        """Notice changes of a job from now on. Missing one is possible, so nobody waits without a bound."""
         ...
 
 

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
 
+from penstock.adapters.sql import job_tables
 from penstock.adapters.sql.database import migrate, open_engine, sole_service, writing
 from penstock.adapters.sql.migrations import revisions
 from penstock.adapters.sql.tables import WRITTEN_ONCE, metadata
@@ -18,6 +19,7 @@ from penstock.errors import StoreUnavailable
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_names(engine: Engine) -> None:
+    assert job_tables.jobs.metadata is metadata
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 

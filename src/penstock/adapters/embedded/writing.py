@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from penstock.adapters.embedded import crash_points
 from penstock.adapters.embedded.crash_points import Reached
 from penstock.adapters.sql.database import writing
+from penstock.adapters.sql.jobs import project
 from penstock.adapters.sql.rows import DELETE_RECORD, INSERT_EVENT, UPSERT_BUCKET, UPSERT_EPOCH, UPSERT_RECORD, to_row
 from penstock.quota.events import Event
 
@@ -84,6 +85,7 @@ class GroupWriter:
         with writing(self._engine) as connection:
             reached(crash_points.TRANSACTION_BEGUN)
             _execute(connection, INSERT_EVENT, [to_row(event) for event in group.events])
+            project(connection, group.events)
             reached(crash_points.LEDGER_WRITTEN)
             _execute(connection, DELETE_RECORD, group.dropped)
             _execute(connection, UPSERT_RECORD, group.kept)
