@@ -21,7 +21,8 @@ from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
-from penstock.api import ModelCard, Services, application
+from penstock.api.application import application
+from penstock.api.services import ModelCard, Services
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
 from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.realtime import RealtimeLane

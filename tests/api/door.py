@@ -14,7 +14,9 @@ from typing import TypeVar
 
 import uvloop
 
-from penstock.api import Bounds, ModelCard, Services, application, serve
+from penstock.api.application import application
+from penstock.api.server import serve
+from penstock.api.services import Bounds, ModelCard, Services
 from penstock.errors import Forbidden, InvalidRequest, PenstockError, QuotaDenied, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply

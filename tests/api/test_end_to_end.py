@@ -13,7 +13,7 @@ import pytest
 from penstock.adapters.http import HttpClient
 from penstock.adapters.simulated_model import Server, Settings
 from penstock.adapters.simulated_model.journal import Totals
-from penstock.api import application
+from penstock.api.application import application
 from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.realtime import RealtimeLane
 from tests.api.door import TOKEN, Clock, Door, chat_body, listening

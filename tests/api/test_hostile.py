@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from penstock.api import Bounds
+from penstock.api.services import Bounds
 from tests.api.door import TOKEN, Door, chat_body, open_door, read_answer
 
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.api import operations_application
+from penstock.api.operations import operations_application
 from tests.api.door import Door, listening
 
 REASONS: list[str] = []

@@ -9,8 +9,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from penstock.api import application
 from penstock.api.answers import HANDLERS
+from penstock.api.application import application
 from penstock.api.openapi import declared, description
 from penstock.api.pages import Pages
 from penstock.api.permissions import PERMISSIONS, Audience

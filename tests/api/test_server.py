@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from penstock.api import application, serve
+from penstock.api.application import application
+from penstock.api.server import serve
 from penstock.errors import ConfigurationError
 from tests.api.door import Door, listening, read_answer
 from tests.api.test_departure import gated

@@ -13,7 +13,7 @@ import uvloop
 
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.log import LogFormat, configure_log, resolve_format
-from penstock.api import stop_on_signals
+from penstock.api.server import stop_on_signals
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
 from penstock.config import Configuration

@@ -61,7 +61,7 @@ def simulate_model(
 async def _serve(settings: Settings, *, port: int, host: str, log: Path | None) -> None:
     """Signals are obeyed before the address is told: whoever waits for it may stop this at once."""
     from penstock.adapters.simulated_model import Server
-    from penstock.api import stop_on_signals
+    from penstock.api.server import stop_on_signals
 
     stop = asyncio.Event()
     stop_on_signals(stop)

@@ -30,7 +30,10 @@ from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
-from penstock.api import Bounds, ModelCard, Services, application, operations_application, serve
+from penstock.api.application import application
+from penstock.api.operations import operations_application
+from penstock.api.server import serve
+from penstock.api.services import Bounds, ModelCard, Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, mac, mint
 from penstock.lanes.realtime import RealtimeLane
