@@ -17,6 +17,7 @@
     │   └── Mismatched              422
     ├── QuotaDenied                 a limit refused: 429, or 400 if it will never fit
     ├── StoreUnavailable            quota or ledger cannot be reached or is not ready: 503
+    ├── ProgramFailed               a child process did not start
     └── UpstreamError               the model server failed: 502, 504 on a timeout, or its own refusal passed on
         ├── UpstreamUnreachable     nothing was sent: another upstream may be tried
         ├── UpstreamTimeout         connect, first byte, between chunks or total
@@ -136,6 +137,10 @@ class StoreUnavailable(PenstockError):
     def __init__(self, message: str, *, retry_after_ms: int = 1000) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+class ProgramFailed(PenstockError):
+    """A child process ended before it was ready, or was not ready in time."""
 
 
 class UpstreamError(PenstockError):
