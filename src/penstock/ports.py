@@ -115,7 +115,7 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class StoredJob:
     """One job, as far as it is known. Times are Unix milliseconds, 0 for never or not known.
 
     Args:
@@ -147,7 +147,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
+class StoredResult:
     """How a job ended in an executor.
 
     Args:
@@ -204,7 +204,7 @@ class Jobs(Protocol):
     The quota store knows a job first, and this a moment later; the end of a job is here before it is settled.
     """
 
-    async def get(self, organisation: str, job: str) -> Job | None:
+    async def get(self, organisation: str, job: str) -> StoredJob | None:
         """One job with its body; None if the organisation has none of this id, or it is not here yet.
 
         Raises:
@@ -212,7 +212,7 @@ class Jobs(Protocol):
         """
         ...
 
-    async def list(self, query: JobQuery) -> Sequence[Job]:
+    async def list(self, query: JobQuery) -> Sequence[StoredJob]:
         """A page of jobs without bodies. Raises like ``get``."""
         ...
 

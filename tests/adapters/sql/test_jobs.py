@@ -20,7 +20,7 @@ from penstock.adapters.sql.jobs import (
     unsettled_results,
 )
 from penstock.adapters.sql.rows import INSERT_EVENT, to_row
-from penstock.ports import Job, JobQuery, JobResult, JobState
+from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
 from penstock.quota.events import Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import reservation_id
 from tests.adapters.conftest import MARCH_MS, EventMaker
@@ -42,18 +42,18 @@ class Projected:
             connection.exec_driver_sql(INSERT_EVENT, [to_row(event) for event in events])
             return project(connection, events)
 
-    def store(self, result: JobResult) -> bool:
+    def store(self, result: StoredResult) -> bool:
         with writing(self.engine) as connection:
             return store_result(connection, result)
 
-    def get(self, number: int = 1, organisation: str = "acme") -> Job | None:
+    def get(self, number: int = 1, organisation: str = "acme") -> StoredJob | None:
         with self.engine.connect() as connection:
             return get_job(connection, organisation, reservation_id(MARCH_MS, number))
 
     def states(self, **query: Any) -> list[JobState]:
         return [job.state for job in self.list(**query)]
 
-    def list(self, **query: Any) -> list[Job]:
+    def list(self, **query: Any) -> list[StoredJob]:
         with self.engine.connect() as connection:
             return list_jobs(connection, JobQuery(organisation="acme", **query))
 
@@ -64,8 +64,8 @@ def projected(engine: Engine, make_event: EventMaker) -> Projected:
     return Projected(engine, make_event)
 
 
-def result(number: int = 1, **fields: Any) -> JobResult:
-    made = JobResult(
+def result(number: int = 1, **fields: Any) -> StoredResult:
+    made = StoredResult(
         job=reservation_id(MARCH_MS, number),
         organisation="acme",
         model="chat-small",

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from penstock.adapters.sql.job_tables import jobs, results
 from penstock.adapters.sql.rows import month_of
 from penstock.adapters.sql.tables import ledger
-from penstock.ports import Job, JobQuery, JobResult, JobState
+from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
 from penstock.quota.events import Event, EventKind, Usage, UsageSource
 from penstock.quota.operations import Lane
 
@@ -104,18 +104,18 @@ def _end_of(event: Event) -> JobState:
     return JobState.EXPIRED if event.kind is EventKind.EXPIRED else JobState.FAILED
 
 
-def get_job(connection: Connection, organisation: str, job: str) -> Job | None:
+def get_job(connection: Connection, organisation: str, job: str) -> StoredJob | None:
     """One job with its body; None until its first event was projected."""
     statement = _select(with_body=True).where(_job.id == job, _job.organisation == organisation)
     found = connection.execute(statement).one_or_none()
     return None if found is None else _jobs(connection, organisation, [found])[0]
 
 
-def list_jobs(connection: Connection, query: JobQuery) -> list[Job]:
+def list_jobs(connection: Connection, query: JobQuery) -> list[StoredJob]:
     """A page, newest first, without bodies."""
     wanted: list[ColumnElement[bool]] = [_job.organisation == query.organisation]
     if query.state is not None:
-        wanted.append(query.state.value == _STATE)
+        wanted.append(_STATE.in_([query.state.value]))
     if query.model is not None:
         wanted.append(_job.model.in_([query.model]))
     if query.created_from_ms is not None:
@@ -139,15 +139,15 @@ def _select(*, with_body: bool) -> Select[Any]:
     return select(jobs, *columns).select_from(joined)
 
 
-def _jobs(connection: Connection, organisation: str, rows: Sequence[Row[Any]]) -> list[Job]:
+def _jobs(connection: Connection, organisation: str, rows: Sequence[Row[Any]]) -> list[StoredJob]:
     charges = _charges(connection, organisation, [row.id for row in rows])
     return [_to_job(row._mapping, charges.get(row.id)) for row in rows]
 
 
-def _to_job(row: RowMapping, charge: tuple[Usage, int] | None) -> Job:
+def _to_job(row: RowMapping, charge: tuple[Usage, int] | None) -> StoredJob:
     has_result = row["status"] is not None
     usage, cost_nanos = charge if charge is not None else (_result_usage(row), None)
-    return Job(
+    return StoredJob(
         id=row["id"],
         organisation=row["organisation"],
         team=row["team"],
@@ -197,7 +197,7 @@ def _charges(connection: Connection, organisation: str, ids: Sequence[str]) -> d
     }
 
 
-def store_result(connection: Connection, result: JobResult) -> bool:
+def store_result(connection: Connection, result: StoredResult) -> bool:
     """Keep how a job ended. The first result wins; False if there was one already."""
     usage = result.usage
     row = {
@@ -228,14 +228,14 @@ def mark_settled(connection: Connection, job: str) -> None:
     connection.execute(update(results).where(_result.job == job).values(settled=True))
 
 
-def unsettled_results(connection: Connection) -> list[JobResult]:
+def unsettled_results(connection: Connection) -> list[StoredResult]:
     """Results whose charge the quota store has not acknowledged, oldest first."""
     statement = select(results).where(_result.settled.is_(False)).order_by(_result.finished_at_ms, _result.job)
     return [_to_result(row) for row in connection.execute(statement)]
 
 
-def _to_result(row: Row[Any]) -> JobResult:
-    return JobResult(
+def _to_result(row: Row[Any]) -> StoredResult:
+    return StoredResult(
         job=row.job,
         organisation=row.organisation,
         model=row.model,
