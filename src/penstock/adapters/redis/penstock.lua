@@ -139,7 +139,8 @@ local function month_of_day(day)
   local shifted = day + 719468
   local era = divide(shifted, 146097)
   local day_of_era = shifted - era * 146097
-  local year = divide(day_of_era - divide(day_of_era, 1460) + divide(day_of_era, 36524) - divide(day_of_era, 146096), 365)
+  local leap_days = divide(day_of_era, 1460) - divide(day_of_era, 36524) + divide(day_of_era, 146096)
+  local year = divide(day_of_era - leap_days, 365)
   local day_of_year = day_of_era - (365 * year + divide(year, 4) - divide(year, 100))
   return (year + era * 400) * 12 + divide(5 * day_of_year + 2, 153) + 2
 end
@@ -434,7 +435,8 @@ local function record(call, reservation, kind, usage, charge, amounts, tokens_he
   local posted = {}
   for index = 1, #amounts do
     local limit, amount = amounts[index][1], amounts[index][2]
-    posted[index] = format('{"limit":%s,"window":%.0f,"amount":%.0f}', quote(limit), call.counters[limit].window, amount)
+    local window = call.counters[limit].window
+    posted[index] = format('{"limit":%s,"window":%.0f,"amount":%.0f}', quote(limit), window, amount)
   end
   local price = reservation.price
   call.events[#call.events + 1] = concat({
@@ -728,8 +730,8 @@ end
 local function usage_fault(usage)
   local prompt, completion, cached = usage.prompt, usage.completion, usage.cached
   if completion < 0 or cached < 0 or cached > prompt or prompt + completion > TOKENS_MAX then
-    return format('usage of %.0f prompt, %.0f cached and %.0f completion tokens is absurd: none may be negative, cached '
-      .. 'is a part of prompt, and together they are at most %.0f', prompt, cached, completion, TOKENS_MAX)
+    return format('usage of %.0f prompt, %.0f cached and %.0f completion tokens is absurd: none may be negative, '
+      .. 'cached is a part of prompt, and together they are at most %.0f', prompt, cached, completion, TOKENS_MAX)
   end
 end
 
@@ -1230,7 +1232,8 @@ do
     end
     if metric == 'cost' and kind ~= 'window' then return 'counts cost in another kind than a window' end
     if kind == 'window' then
-      if not is_whole(limit.period_ms, 0, EXACT_MAX) or not is_whole(limit.anchor_ms, 0, max(0, limit.period_ms - 1)) then
+      local anchor_max = max(0, limit.period_ms - 1)
+      if not is_whole(limit.period_ms, 0, EXACT_MAX) or not is_whole(limit.anchor_ms, 0, anchor_max) then
         return 'has a window that does not begin within its own period'
       end
     elseif kind == 'concurrency' then
@@ -1246,7 +1249,8 @@ do
     end
   end
 
-  local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX}, {'tokens_per_byte_max', 1, 1024}}
+  local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX},
+    {'tokens_per_byte_max', 1, 1024}}
   local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
     {'completion_picos', 0, 1073741824}, {'request_picos', 0, 1099511627776}}
 
@@ -1323,7 +1327,8 @@ do
   end
 
   local function new_counter(limit, now)
-    local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1, period = limit.period_ms,
+    local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1,
+      period = limit.period_ms,
       anchor = limit.anchor_ms, cap = limit.cap, held = 0, forgiven = 0}
     if counter.kind == WINDOW then
       counter.used, counter.window = 0, window_of(counter, now)
@@ -1490,7 +1495,8 @@ local function form_fault(argument, shape)
       for name, inner in pairs_of(names) do
         if argument[name] == null then argument[name] = nil end
         local value = argument[name]
-        local fault = value ~= nil and (value_fault(name, value, inner) or INSIDE[name] and form_fault(value, INSIDE[name]))
+        local fault = value ~= nil
+          and (value_fault(name, value, inner) or INSIDE[name] and form_fault(value, INSIDE[name]))
         if fault then return fault end
       end
     else
