@@ -17,8 +17,9 @@ from penstock.api.server import stop_on_signals
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
 from penstock.config import Configuration
+from penstock.wiring.listening import Started
 from penstock.wiring.places import Places
-from penstock.wiring.serving import Started, serve_embedded
+from penstock.wiring.serving import serve_embedded
 
 
 @app.command()

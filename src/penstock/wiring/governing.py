@@ -16,7 +16,7 @@ from penstock.config import Configuration, definitions
 from penstock.lanes.credentials import Credential
 from penstock.ports import Clock, QuotaStore
 from penstock.quota.admitting import is_valid
-from penstock.quota.definitions import Definitions, Key
+from penstock.quota.definitions import Definitions, Key, Overrun
 from penstock.quota.operations import Define, Refused
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,10 @@ class Governing:
         self.current = {name: replace(each, keys=found[name]) for name, each in self._file.items()}
         self._version = version
         return True
+
+    def overrun(self, organisation: str) -> Overrun:
+        """What a stream of this organisation does that outgrows a learned hold."""
+        return self.current[organisation].overrun
 
     async def watch(self, quota: QuotaStore) -> None:
         """Define each change of the keys, within about a second, until cancelled."""

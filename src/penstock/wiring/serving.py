@@ -9,19 +9,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from penstock import __version__
 from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
 from penstock.adapters.embedded.crash_points import unnoticed
-from penstock.adapters.http import HttpClient
-from penstock.adapters.local_model import LocalModel
 from penstock.adapters.observing.fan_out import FanOut
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
@@ -32,40 +28,23 @@ from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
 from penstock.api.operations import operations_application
-from penstock.api.server import serve
-from penstock.api.services import Bounds, ModelCard, Services
+from penstock.api.services import Bounds, Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, mac, mint
-from penstock.lanes.realtime import RealtimeLane
-from penstock.ports import Clock, Observer
+from penstock.ports import Clock
 from penstock.quota.definitions import Key
 from penstock.quota.operations import Inspect, Inspected, Sweep
 from penstock.wiring.auditing import audit_service
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing
-from penstock.wiring.models import ca_files, local_model_name, served_models
+from penstock.wiring.lanes import model_cards, realtime_lane
+from penstock.wiring.listening import Started, listen
 from penstock.wiring.places import Places
-from penstock.wiring.running import Running, announce, local_url, retract
 from penstock.wiring.secrets import read_peppers
 
 SWEEP_EVERY_S = 1.0
 SWEEP_COUNT_MAX = 256
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """What a person, or a test, wants to know of a service that just began to answer.
-
-    Args:
-        first_key: The key made because there was none; shown once. None if there were keys.
-    """
-
-    url: str
-    operations_url: str
-    first_key: str | None
 
 
 async def serve_embedded(
@@ -111,7 +90,9 @@ async def serve_embedded(
                 observer=metrics,
             )
         )
-        lane = await parts.enter_async_context(_lane(configuration, places, quota, governing, clock, observer))
+        lane = await parts.enter_async_context(
+            realtime_lane(configuration, places, quota, overrun=governing.overrun, clock=clock, observer=observer)
+        )
         services = Services(
             lane=lane,
             quota=quota,
@@ -120,7 +101,7 @@ async def serve_embedded(
             credentials=Credentials(peppers),
             clock=clock,
             observer=observer,
-            models=_cards(configuration),
+            models=model_cards(configuration),
             readiness=lambda: _readiness(quota, governing, clock),
             bounds=Bounds(
                 body_bytes_max=configuration.server.body_bytes_max,
@@ -134,7 +115,7 @@ async def serve_embedded(
             readiness=services.readiness,
             audit=lambda: audit_service(quota, engine, now_ms=clock.now_ms()),
         )
-        await _listen(
+        await listen(
             configuration, places, application(services), operations, stop=stop, started=started, first_key=first_key
         )
 
@@ -149,46 +130,6 @@ def _first_key(configuration: Configuration, keys: Keys, clock: Clock, pepper: b
     key = replace(key, macs=((mac(token, pepper), 0),))
     keys.create(organisation, key, name="first start", now_ms=clock.now_ms(), actor="penstock serve")
     return token
-
-
-@asynccontextmanager
-async def _lane(
-    configuration: Configuration,
-    places: Places,
-    quota: EmbeddedStore,
-    governing: Governing,
-    clock: Clock,
-    observer: Observer,
-) -> AsyncIterator[RealtimeLane]:
-    """The realtime lane with its upstream client and, if a model asks for it, the local model."""
-    async with AsyncExitStack() as parts:
-        local_url = ""
-        name = local_model_name(configuration)
-        if name is not None:
-            local = LocalModel(
-                name=configuration.models[name].upstream_model or name,
-                context=configuration.models[name].context,
-                log_file=places.data / "local-model.log",
-            )
-            parts.push_async_callback(local.stop)
-            local_url = await local.start()
-        client = HttpClient(ca_files=ca_files(configuration))
-        parts.push_async_callback(client.close)
-        lane = RealtimeLane(
-            quota,
-            client,
-            clock,
-            served_models(configuration, local_url=local_url, environment=os.environ),
-            observer=observer,
-            overrun=lambda organisation: governing.current[organisation].overrun,
-        )
-        await lane.start()
-        parts.push_async_callback(lane.close)
-        yield lane
-
-
-def _cards(configuration: Configuration) -> dict[str, ModelCard]:
-    return {name: ModelCard(id=name, context=model.context) for name, model in configuration.models.items()}
 
 
 async def _readiness(quota: EmbeddedStore, governing: Governing, clock: Clock) -> tuple[str, ...]:
@@ -211,57 +152,3 @@ async def _sweep(quota: EmbeddedStore, clock: Clock) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-async def _listen(
-    configuration: Configuration,
-    places: Places,
-    public: Callable[..., Any],
-    operations: Callable[..., Any],
-    *,
-    stop: asyncio.Event,
-    started: Callable[[Started], None],
-    first_key: str | None,
-) -> None:
-    """Both listeners, until told to stop; the operations port answers until the public one has ended."""
-    server = configuration.server
-    operations_stop = asyncio.Event()
-    operations_port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    async with asyncio.TaskGroup() as listeners:
-        listening = listeners.create_task(
-            serve(
-                operations,
-                host=server.operations_host,
-                port=server.operations_port,
-                stop=operations_stop,
-                started=operations_port.set_result,
-                shutdown_s=1.0,
-            )
-        )
-        waited: list[asyncio.Future[Any]] = [listening, operations_port]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not operations_port.done():
-            return  # the group raises what went wrong
-
-        def accepted(port: int) -> None:
-            told = Started(
-                url=local_url(server.host, port),
-                operations_url=local_url(server.operations_host, operations_port.result()),
-                first_key=first_key,
-            )
-            announce(places, Running(pid=os.getpid(), url=told.url, operations_url=told.operations_url))
-            started(told)
-
-        try:
-            await serve(
-                public,
-                host=server.host,
-                port=server.port,
-                stop=stop,
-                started=accepted,
-                shutdown_s=server.shutdown_ms / 1000,
-                head_bytes_max=server.header_bytes_max,
-            )
-        finally:
-            retract(places)
-            operations_stop.set()

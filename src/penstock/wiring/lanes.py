@@ -1,0 +1,70 @@
+"""The lanes as the configuration describes them: the models' servers, and what leads there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from penstock.adapters.http import HttpClient
+from penstock.adapters.local_model import LocalModel
+from penstock.api.services import ModelCard
+from penstock.config import Configuration
+from penstock.lanes.realtime import RealtimeLane
+from penstock.ports import Clock, Observer, QuotaStore, Spool
+from penstock.quota.definitions import Overrun
+from penstock.wiring.models import ca_files, local_model_name, served_models
+from penstock.wiring.places import Places
+
+
+@asynccontextmanager
+async def realtime_lane(
+    configuration: Configuration,
+    places: Places,
+    quota: QuotaStore,
+    *,
+    overrun: Callable[[str], Overrun],
+    clock: Clock,
+    observer: Observer,
+    spool: Spool | None = None,
+) -> AsyncIterator[RealtimeLane]:
+    """The realtime lane with its upstream client and, if a model asks for it, the local model.
+
+    Args:
+        overrun: An organisation's policy for streams that outgrow a learned hold.
+        spool: Takes ends that the store did not acknowledge; by default they are tried again in this process.
+
+    Raises:
+        ConfigurationError: A secret or the local model is missing.
+        UpstreamUnreachable: The local model does not start.
+    """
+    async with AsyncExitStack() as parts:
+        local_url = ""
+        name = local_model_name(configuration)
+        if name is not None:
+            local = LocalModel(
+                name=configuration.models[name].upstream_model or name,
+                context=configuration.models[name].context,
+                log_file=places.data / "local-model.log",
+            )
+            parts.push_async_callback(local.stop)
+            local_url = await local.start()
+        client = HttpClient(ca_files=ca_files(configuration))
+        parts.push_async_callback(client.close)
+        lane = RealtimeLane(
+            quota,
+            client,
+            clock,
+            served_models(configuration, local_url=local_url, environment=os.environ),
+            observer=observer,
+            spool=spool,
+            overrun=overrun,
+        )
+        await lane.start()
+        parts.push_async_callback(lane.close)
+        yield lane
+
+
+def model_cards(configuration: Configuration) -> dict[str, ModelCard]:
+    """What ``/v1/models`` shows."""
+    return {name: ModelCard(id=name, context=model.context) for name, model in configuration.models.items()}
