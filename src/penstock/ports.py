@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from penstock.quota.events import Usage
+from penstock.quota.events import EventKind, Usage
 from penstock.quota.operations import Call, Reserve, Settle, Void
 
 A = TypeVar("A")
@@ -126,6 +126,7 @@ class StoredJob:
         reason: Why it ended as it did, for people; empty if it succeeded.
         http_status: Of ``body``; 0 while there is none.
         body: The model server's answer or an error, JSON; None if there is none, or it was not asked for.
+        cancel_requested: It still runs, and will stop.
     """
 
     id: str
@@ -144,6 +145,7 @@ class StoredJob:
     reason: str = ""
     http_status: int = 0
     body: str | None = None
+    cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ class JobQuery:
     """Which of an organisation's jobs to list, newest first.
 
     Args:
+        models: Any of these; None for all.
         created_from_ms: Included; ``created_before_ms`` is not.
         after: (created_at_ms, id) of the last one of the page before.
         count_max: Length of a page.
@@ -183,11 +186,28 @@ class JobQuery:
 
     organisation: str
     state: JobState | None = None
-    model: str | None = None
+    models: tuple[str, ...] | None = None
     created_from_ms: int | None = None
     created_before_ms: int | None = None
     after: tuple[int, str] | None = None
     count_max: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What the ledger knows of the last job that one idempotency key led to.
+
+    Args:
+        number: From 1; part of the job's id.
+        ended: Which transition ended it; None while it is open.
+        job: None once it was forgotten.
+        fingerprint: Of the request's body, if there is a result.
+    """
+
+    number: int
+    ended: EventKind | None
+    job: StoredJob | None
+    fingerprint: str | None
 
 
 class JobWatch(Protocol):
@@ -216,8 +236,58 @@ class Jobs(Protocol):
         """A page of jobs without bodies. Raises like ``get``."""
         ...
 
+    async def last_attempt(self, organisation: str, prefix: str) -> Attempt | None:
+        """The newest of the jobs whose ids are ``prefix`` and a number; None if there never was one."""
+        ...
+
     def watch(self, job: str) -> AbstractContextManager[JobWatch]:
         """Notice changes of a job from now on. Missing one is possible, so nobody waits without a bound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """One place in the embedded queue. ``place`` rises with each job."""
+
+    place: int
+    job: str
+    organisation: str
+    model: str
+
+
+class WorkQueue(Protocol):
+    """The queue as a table, for a process without a broker. Everything is durable when it returns.
+
+    Each method raises ``StoreUnavailable`` if the database refuses; whether anything was written is then not known,
+    and doing it again does no harm.
+    """
+
+    async def put(self, job: str, organisation: str, model: str, message: bytes) -> QueuedJob:
+        """Add a job at the end."""
+        ...
+
+    async def waiting(self) -> Sequence[QueuedJob]:
+        """All jobs, in order of their places."""
+        ...
+
+    async def message(self, job: str) -> bytes | None:
+        """What was put; None if it was removed."""
+        ...
+
+    async def result(self, job: str) -> StoredResult | None:
+        """The result that won; None if there is none."""
+        ...
+
+    async def store(self, result: StoredResult) -> StoredResult:
+        """Keep a result unless there is one; the one that is kept."""
+        ...
+
+    async def remove(self, job: str) -> None:
+        """The job has ended, and its result, if it has one, is settled."""
+        ...
+
+    async def forget(self, finished_before_ms: int) -> int:
+        """Delete what ended before, with its results; tells how many jobs."""
         ...
 
 

@@ -13,11 +13,11 @@ from penstock.adapters.sql.job_tables import jobs, results
 from penstock.adapters.sql.jobs import (
     forget_jobs,
     get_job,
+    last_attempt,
     list_jobs,
     mark_settled,
     project,
     store_result,
-    unsettled_results,
 )
 from penstock.adapters.sql.rows import INSERT_EVENT, to_row
 from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
@@ -200,17 +200,33 @@ def test_pages_follow_each_other_without_gap_or_repetition(projected: Projected)
 def test_a_list_is_narrowed_by_model_and_time(projected: Projected) -> None:
     projected.write(projected.event(EventKind.RESERVED, 1, at_ms=10, model="a"))
     projected.write(projected.event(EventKind.RESERVED, 2, at_ms=20, model="b"))
-    assert [job.model for job in projected.list(model="a")] == ["a"]
+    assert [job.model for job in projected.list(models=("a",))] == ["a"]
     assert [job.model for job in projected.list(created_from_ms=MARCH_MS + 20)] == ["b"]
     assert [job.model for job in projected.list(created_before_ms=MARCH_MS + 20)] == ["a"]
 
 
-def test_a_result_is_unsettled_until_it_is_marked(projected: Projected) -> None:
-    projected.store(result())
-    with writing(projected.engine) as connection:
-        assert unsettled_results(connection) == [result()]
-        mark_settled(connection, result().job)
-        assert unsettled_results(connection) == []
+@pytest.mark.parametrize(
+    ("kinds", "ended"),
+    [
+        ([EventKind.RESERVED], None),
+        ([EventKind.RESERVED, EventKind.VOIDED], EventKind.VOIDED),
+        ([EventKind.RESERVED, EventKind.ACQUIRED, EventKind.POSTED], EventKind.POSTED),
+        ([EventKind.RESERVED, EventKind.EXPIRED, EventKind.LATE], EventKind.LATE),
+    ],
+)
+def test_the_last_attempt_of_a_key_is_the_one_with_the_highest_number(
+    projected: Projected, kinds: list[EventKind], ended: EventKind | None
+) -> None:
+    prefix = "0" * 12 + "ab" * 10
+    for number in (2, 10):
+        projected.write(*(projected.event(kind, reservation=f"{prefix}-{number}") for kind in kinds))
+    projected.store(result(job=f"{prefix}-10", arguments={"fingerprint": "f"}))
+    with projected.engine.connect() as connection:
+        found = last_attempt(connection, "acme", prefix)
+        assert last_attempt(connection, "other", prefix) is None
+    assert found is not None
+    assert (found.number, found.ended, found.fingerprint) == (10, ended, "f")
+    assert found.job is not None
 
 
 def test_old_jobs_are_forgotten_unless_a_charge_is_on_its_way(projected: Projected) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from penstock.adapters.sql.job_tables import jobs, results
 from penstock.adapters.sql.rows import month_of
 from penstock.adapters.sql.tables import ledger
-from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
+from penstock.ports import Attempt, JobQuery, JobState, StoredJob, StoredResult
 from penstock.quota.events import Event, EventKind, Usage, UsageSource
 from penstock.quota.operations import Lane
 
@@ -116,8 +116,8 @@ def list_jobs(connection: Connection, query: JobQuery) -> list[StoredJob]:
     wanted: list[ColumnElement[bool]] = [_job.organisation == query.organisation]
     if query.state is not None:
         wanted.append(_STATE.in_([query.state.value]))
-    if query.model is not None:
-        wanted.append(_job.model.in_([query.model]))
+    if query.models is not None:
+        wanted.append(_job.model.in_(query.models))
     if query.created_from_ms is not None:
         wanted.append(_job.created_at_ms >= query.created_from_ms)
     if query.created_before_ms is not None:
@@ -223,15 +223,10 @@ def store_result(connection: Connection, result: StoredResult) -> bool:
     return bool(connection.execute(insert.on_conflict_do_nothing(), row).rowcount)
 
 
-def mark_settled(connection: Connection, job: str) -> None:
-    """The quota store has acknowledged what the result charges."""
-    connection.execute(update(results).where(_result.job == job).values(settled=True))
-
-
-def unsettled_results(connection: Connection) -> list[StoredResult]:
-    """Results whose charge the quota store has not acknowledged, oldest first."""
-    statement = select(results).where(_result.settled.is_(False)).order_by(_result.finished_at_ms, _result.job)
-    return [_to_result(row) for row in connection.execute(statement)]
+def get_result(connection: Connection, job: str) -> StoredResult | None:
+    """The result that won."""
+    row = connection.execute(select(results).where(_result.job == job)).one_or_none()
+    return None if row is None else _to_result(row)
 
 
 def _to_result(row: Row[Any]) -> StoredResult:
@@ -249,6 +244,36 @@ def _to_result(row: Row[Any]) -> StoredResult:
         started_at_ms=row.started_at_ms,
         finished_at_ms=row.finished_at_ms,
         arguments=row.arguments,
+    )
+
+
+def mark_settled(connection: Connection, job: str) -> None:
+    """The quota store has acknowledged what the result charges."""
+    connection.execute(update(results).where(_result.job == job).values(settled=True))
+
+
+def last_attempt(connection: Connection, organisation: str, prefix: str) -> Attempt | None:
+    """The newest of the jobs whose ids are ``prefix``, a hyphen and a number, as the ledger and the results know it."""
+    statement = select(_charge.reservation, _charge.kind).where(
+        _charge.month == month_of(prefix),
+        _charge.reservation > f"{prefix}-",
+        _charge.reservation < f"{prefix}.",
+        _charge.organisation == organisation,
+    )
+    kinds: dict[int, set[str]] = {}
+    for reservation, kind in connection.execute(statement):
+        kinds.setdefault(int(reservation.removeprefix(f"{prefix}-")), set()).add(kind)
+    if not kinds:
+        return None
+    number = max(kinds)
+    job = f"{prefix}-{number}"
+    ends = (EventKind.LATE, EventKind.POSTED, EventKind.EXPIRED, EventKind.VOIDED)
+    result = get_result(connection, job)
+    return Attempt(
+        number=number,
+        ended=next((kind for kind in ends if kind.value in kinds[number]), None),
+        job=get_job(connection, organisation, job),
+        fingerprint=None if result is None else result.arguments["fingerprint"],
     )
 
 
