@@ -26,6 +26,7 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
     "src/penstock/adapters/embedded/writing.py::_run": "the ledger's writer: a failure stops admission and is retried",
     "src/penstock/api/application.py::_page": "a bug ends one request: logged with its id, counted as outcome error",
     "src/penstock/api/inference.py::_guarded": "a bug ends one request: logged with its id, counted as outcome error",
+    "src/penstock/lanes/queueing.py::_run": "a bug stops one job: logged with its id, counted, and the job tried again",
 }
 
 # "path::function": why this test must wait for the clock of the machine.
