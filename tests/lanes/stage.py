@@ -109,6 +109,7 @@ class Stage:
         self.health = health
         self.clock = store.clock
         self.received: list[dict[str, Any]] = []
+        self.models: dict[str, ServedModel] = {}
 
     def lane_upstream(self) -> str:
         return f"http://127.0.0.1:{self.servers[0].port}"
@@ -184,12 +185,11 @@ async def staged(
             "context": 1000,
             "max_tokens": 50,
         }
-        lane = RealtimeLane(
-            store, client, clock, {"chat": ServedModel(**(fields | model))},
-            observer=health, overrun=lambda organisation: overrun,
-        )  # fmt: skip
+        models = {"chat": ServedModel(**(fields | model))}
+        lane = RealtimeLane(store, client, clock, models, observer=health, overrun=lambda organisation: overrun)
         stage = Stage(lane, store, servers, health)
         stage.received = received
+        stage.models = models
         try:
             yield stage
         finally:

@@ -138,8 +138,8 @@ def test_done_waits_until_the_settle_is_acknowledged() -> None:
 
 @pytest.mark.parametrize(
     ("wish", "expected"),
-    [(None, 50), (20, 20), (500, 50)],
-    ids=["client says nothing", "client asks for less", "client asks for more"],
+    [(None, 50), (20, 20), (500, 500), (5000, 1000)],
+    ids=["client says nothing", "less than the default", "more than the default", "more than the context"],
 )
 def test_bounded_output_and_usage_are_asked_for(wish: int | None, expected: int) -> None:
     async def main() -> None:

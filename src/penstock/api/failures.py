@@ -26,7 +26,7 @@ from penstock.quota.operations import Denied, Reading, Refusal
 HELD_RETRY_MS = 1000
 UPSTREAM_RETRY_MS = 1000
 _CHARACTERS_MAX = 2000
-_PASSED_ON = frozenset({400, 404, 409, 413, 422})
+_PASSED_ON = frozenset({400, 413, 415, 422})
 
 BAD_KEY = "the API key is missing, or not valid; send `Authorization: Bearer psk_...` with a key that is in force"
 """One text for every cause, so that nobody learns which keys exist."""

@@ -13,6 +13,7 @@ from penstock.lanes.models import ServedModel
 from penstock.lanes.requests import InferenceRequest
 from penstock.quota.events import Usage
 
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 MESSAGE_CHARACTERS_MAX: Final = 1000
 _decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode: Final = msgspec.json.Decoder().decode
@@ -20,10 +21,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def output_tokens_max(request: InferenceRequest, model: ServedModel) -> int:
-    """The most that one output of this request gets: the client's wish, at most the model's."""
+    """The most that one output of this request gets: the client's wish up to the context, else the model's default."""
     if request.max_tokens is None:
         return model.max_tokens
-    return min(request.max_tokens, model.max_tokens)
+    return min(request.max_tokens, model.context)
 
 
 def upstream_body(request: InferenceRequest, model: ServedModel) -> bytes:
@@ -106,10 +107,14 @@ def sanitised_error(body: bytes, status: int, model: ServedModel) -> bytes:
     return _encode({"error": fields})
 
 
+def error_body(message: str, code: str) -> bytes:
+    """A failure that is not the client's, in OpenAI's form."""
+    return _encode({"error": {"message": message, "type": "server_error", "param": None, "code": code}})
+
+
 def error_event(message: str, code: str) -> bytes:
     """An error in the middle of a streamed answer."""
-    fields = {"message": message, "type": "server_error", "param": None, "code": code}
-    return b"data: " + _encode({"error": fields}) + b"\n\n"
+    return b"data: " + error_body(message, code) + b"\n\n"
 
 
 def _text(found: Any, model: ServedModel) -> str | None:

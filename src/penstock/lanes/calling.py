@@ -19,7 +19,7 @@ from penstock.ports import Clock, Observer, RequestRecord, UpstreamClient, Upstr
 ATTEMPTS_MAX: Final = 2
 ERROR_BYTES_MAX: Final = 64 * 1024
 _BUSY: Final = frozenset({429, 503})
-_CLIENTS_FAULT: Final = frozenset({400, 413, 415, 422})
+CLIENTS_FAULT: Final = frozenset({400, 413, 415, 422})
 _OUR_FAULT: Final = {
     401: "refuses Penstock's credential; correct the model's upstream credential",
     403: "refuses Penstock's credential; correct the model's upstream credential",
@@ -134,7 +134,7 @@ def upstream_name(upstream: Upstream) -> str:
 async def _status_error(response: UpstreamResponse, model: ServedModel) -> UpstreamError:
     """What an answer with another status than 200 means."""
     status = response.status
-    if status in _CLIENTS_FAULT:
+    if status in CLIENTS_FAULT:
         try:
             body = await response.read(ERROR_BYTES_MAX)
         except UpstreamError:  # the status alone says enough

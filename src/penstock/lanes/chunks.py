@@ -83,6 +83,17 @@ class Chunks:
             before = self._before
         return shown[0] if len(shown) == 1 else b"".join(shown)
 
+    def end(self, rest: bytes) -> bytes:
+        """The body ended, with ``rest`` after its last whole event; give what the client sees of that.
+
+        Raises:
+            UpstreamBroken: The server did not say in any way that this is the end.
+        """
+        shown = self.feed([rest + b"\n\n"]) if rest else b""
+        if self.failure is not None or not (self.is_done or self.is_finished):
+            raise self.failure or UpstreamBroken("the model server ended its answer in the middle")
+        return shown
+
     def ending(self, reason: str, outputs: int, *, is_chat: bool) -> bytes:
         """An event that ends every choice for ``reason``, where the model server did not."""
         empty: dict[str, Any] = {"delta": {}} if is_chat else {"text": ""}
@@ -91,13 +102,7 @@ class Chunks:
 
     def usage_event(self, prompt: int, cached: int, completion: int) -> bytes:
         """The last event before ``[DONE]``, for a client that asked for usage."""
-        usage: dict[str, Any] = {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        }
-        if cached:
-            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        usage = shown_usage(prompt, cached, completion)
         return b"data: " + _encode({**self._bare, "choices": [], "usage": usage}) + b"\n\n"
 
     def _read(self, event: bytes) -> bytes:
@@ -169,6 +174,18 @@ class Chunks:
         else:
             at = shown.index(quoted)
             self._before_out, self._after_out = shown[: at + 1], shown[at + len(quoted) - 1 :]
+
+
+def shown_usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
+    """A generation's usage, as clients read it."""
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    if cached:
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    return usage
 
 
 def _only_text(choices: list[Any]) -> str | None:

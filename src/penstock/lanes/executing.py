@@ -2,14 +2,40 @@
 
 ::
 
-    look -> acquire -> call, renewing the lease -> result          the collector settles, or the embedded queue
+    wait while another runs it -> acquire -> call, renewing the lease -> result
+                                     |                 |
+                 GONE: dropped       |                 | cancelled, expired: stopped, and charged what was produced
+                 WAIT, away: later <-+                 +-> ended by somebody else: dropped
+
+It settles nothing: whoever gets the result publishes it, says so to the store, then settles or voids, so that of two
+results of one job one counts. Cancelling ``execute`` releases the job: its lease ends, and another delivery runs it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from penstock.lanes.jobs import JobResult
+import msgspec
+
+from penstock.errors import StoreUnavailable
+from penstock.lanes.bodies import error_body
+from penstock.lanes.calling import Caller
+from penstock.lanes.executing_call import Ending, ModelCall, Sleep
+from penstock.lanes.executing_lease import JobLease, Stop, acquire_call, wait_for_others
+from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job
+from penstock.lanes.models import ServedModel
+from penstock.ports import Clock, Observer, QuotaStore, RequestRecord
+from penstock.quota.operations import Gone, Invalid, Never, Run, Wait
+
+WAIT_HERE_MOST_MS: Final = 2_000
+"""A limit that refuses for longer is no reason to keep a place that another job could use."""
+AWAY_MS: Final = 1_000
+
+CANCELLED_STATUS: Final = 499
+EXPIRED_STATUS: Final = 504
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +66,153 @@ class Poison:
 
 
 Outcome = Finished | Dropped | Later | Poison
+
+
+class Executor:
+    """Runs jobs, as many at once as it is asked to.
+
+    Args:
+        caller: The one of this process, since it knows which servers work.
+        models: By the name that clients use.
+        sleep: Waits so many seconds; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        quota: QuotaStore,
+        caller: Caller,
+        clock: Clock,
+        models: Mapping[str, ServedModel],
+        *,
+        observer: Observer,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._quota = quota
+        self._caller = caller
+        self._clock = clock
+        self._models = models
+        self._observer = observer
+        self._sleep = sleep
+
+    async def execute(self, message: bytes | Job) -> Outcome:
+        """Run one job to its end, or say what else is to be done with its message. Raises nothing on purpose."""
+        try:
+            job = message if isinstance(message, Job) else read_job(message)
+        except ValueError as error:
+            return Poison(f"this is no job: {error}")
+        try:
+            await wait_for_others(self._quota, self._clock, job, self._sleep)
+            outcome = await self._acquire(job)
+        except StoreUnavailable as error:
+            return Later(error.retry_after_ms, error.message)
+        return await self._run(job) if outcome is None else outcome
+
+    async def _acquire(self, job: Job) -> Outcome | None:
+        """Claim the job; None if it may run."""
+        while True:
+            answer = await self._quota.apply(acquire_call(job, self._clock.now_ms()))
+            match answer:
+                case Run():
+                    return None
+                case Wait(retry_after_ms) if retry_after_ms <= WAIT_HERE_MOST_MS:
+                    await self._sleep(retry_after_ms / 1000)
+                case Wait(retry_after_ms):
+                    return Later(retry_after_ms, "its limits, or the store, let it run later")
+                case Gone():
+                    return Dropped()
+                case Never(limit):
+                    return Finished(self._result(job, _never(limit), attempts=0, started_at_ms=0))
+                case Invalid(why):
+                    return Poison(f"the quota store refuses it: {why}")
+                case _:
+                    return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
+
+    async def _run(self, job: Job) -> Outcome:
+        """Call the model until there is an answer or a reason to stop."""
+        started_at_ms = self._clock.now_ms()
+        record = RequestRecord(
+            request_id=job.request_id, route=job.route, lane="queue", organisation=job.organisation,
+            key=job.reserve.key, model=job.model, reservation=job.job, received_at_s=self._clock.monotonic_s(),
+        )  # fmt: skip
+        self._observer.started(record)
+        try:
+            ending = await self._ended(job, record)
+            if ending is None:
+                record.outcome = "dropped"
+                return Dropped()
+            _note(record, ending)
+            return Finished(self._result(job, ending, attempts=record.attempts, started_at_ms=started_at_ms))
+        except asyncio.CancelledError:
+            record.outcome = "released"
+            raise
+        finally:
+            record.total_ms = (self._clock.monotonic_s() - record.received_at_s) * 1000
+            self._observer.finished(record)
+
+    async def _ended(self, job: Job, record: RequestRecord) -> Ending | None:
+        """How the job ended; None if somebody else ended it."""
+        model = self._models.get(job.model)
+        if model is None:
+            message = f"the model {job.model[:200]!r} is not served any more; send the request with another"
+            body = error_body(message, "model_not_found")
+            return Ending(status=JobStatus.FAILED, http_status=404, body=body, reason=message)
+        call = ModelCall(job, model, self._caller, self._clock, record, self._sleep)
+        lease = JobLease(self._quota, self._clock, job, call.progress, self._sleep)
+        answering, keeping = asyncio.create_task(call.answer()), asyncio.create_task(lease.keep())
+        try:
+            await asyncio.wait((answering, keeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (answering, keeping):
+                task.cancel()
+            await asyncio.wait((answering, keeping))
+        if not answering.cancelled():
+            return answering.result()
+        return _stopped(keeping.result(), call)
+
+    def _result(self, job: Job, ending: Ending, *, attempts: int, started_at_ms: int) -> JobResult:
+        return JobResult(
+            job=job.job,
+            organisation=job.organisation,
+            model=job.model,
+            status=ending.status,
+            http_status=ending.http_status,
+            body=msgspec.Raw(ending.body),
+            reason=ending.reason,
+            usage=ending.usage,
+            attempts=attempts,
+            started_at_ms=started_at_ms,
+            finished_at_ms=self._clock.now_ms(),
+            arguments=job.reserve,
+        )
+
+
+def _never(limit: str) -> Ending:
+    message = f"{limit}: its cap was lowered below what the job needs; raise it, or send less"
+    return Ending(
+        status=JobStatus.FAILED, http_status=400, body=error_body(message, "larger_than_limit"), reason=message
+    )
+
+
+def _stopped(stop: Stop, call: ModelCall) -> Ending | None:
+    if stop is Stop.GONE:
+        return None
+    if stop is Stop.NEVER:
+        return _never("a limit")
+    if stop is Stop.CANCELLED:
+        return Ending(
+            status=JobStatus.CANCELLED, http_status=CANCELLED_STATUS, reason="cancelled while it ran", usage=call.usage
+        )
+    reason = "its deadline passed while it ran" + (f"; before that: {call.last_error}" if call.last_error else "")
+    return Ending(status=JobStatus.EXPIRED, http_status=EXPIRED_STATUS, reason=reason, usage=call.usage)
+
+
+def _note(record: RequestRecord, ending: Ending) -> None:
+    record.status = ending.http_status
+    if ending.status is not JobStatus.SUCCEEDED:
+        record.outcome = "upstream_error" if ending.status is JobStatus.FAILED else ending.status.value
+        record.error = ending.reason
+    usage = ending.usage
+    if usage is not None:
+        record.prompt_tokens, record.cached_tokens = usage.prompt, usage.cached
+        record.completion_tokens = usage.completion
+        record.usage_source = usage.source.value

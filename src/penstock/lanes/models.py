@@ -45,7 +45,7 @@ class ServedModel:
     Args:
         name: What clients call it; ``upstream_model`` what its servers do.
         context: Tokens that one prompt and its completion may have together.
-        max_tokens: The most that one output gets; written upstream.
+        max_tokens: Of one output when the client does not say; written upstream.
         bytes_per_token: For counting here what the server did not report.
         reports_running_usage: Its servers understand ``stream_options.continuous_usage_stats`` (vLLM).
     """

@@ -15,7 +15,7 @@ from typing import Final
 
 from penstock.errors import NotFound, StoreUnavailable, UpstreamError
 from penstock.lanes.admission import Admission
-from penstock.lanes.bodies import output_tokens_max, read_answer, upstream_body
+from penstock.lanes.bodies import ANSWER_BYTES_MAX, output_tokens_max, read_answer, upstream_body
 from penstock.lanes.calling import Called, Caller
 from penstock.lanes.counting import Bounds
 from penstock.lanes.leases import Leases
@@ -30,7 +30,6 @@ from penstock.quota.definitions import Overrun
 from penstock.quota.identity import reservation_id
 from penstock.quota.operations import Denied, Lane, Reserve, Reserved, Void
 
-ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 SETTLE_MARGIN_S: Final = 30.0  # between the upstream's last moment and the reservation's deadline
 
 
@@ -61,7 +60,7 @@ class RealtimeLane:
         self._models = models
         self._overrun = overrun
         self._random_bits = random_bits or random.Random(secrets.randbits(256)).getrandbits
-        self._caller = Caller(client, clock, observer, models.values())
+        self.caller = Caller(client, clock, observer, models.values())
         self._retries = RetryInProcess(quota)
         self._settling = Settling(quota, self._retries if spool is None else spool)
         self.leases = Leases(quota, clock)
@@ -95,7 +94,7 @@ class RealtimeLane:
         body = upstream_body(request, model)
         admission = await self._admit(request, model)
         try:
-            called = await self._caller.open(model, request.route, body, request.record)
+            called = await self.caller.open(model, request.route, body, request.record)
         except UpstreamError as error:
             raise await admission.fail(error) from error
         except asyncio.CancelledError:
@@ -159,7 +158,7 @@ class RealtimeLane:
                 prompt_bytes=request.body_bytes,
             ),
             clock=self._clock,
-            caller=self._caller,
+            caller=self.caller,
             settling=self._settling,
             leases=self.leases,
         )

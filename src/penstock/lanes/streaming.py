@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
-from penstock.errors import PenstockError, StoreUnavailable, UpstreamBroken, UpstreamError
+from penstock.errors import PenstockError, StoreUnavailable, UpstreamError
 from penstock.lanes.admission import Admission
 from penstock.lanes.bodies import error_event
 from penstock.lanes.calling import Called
@@ -142,11 +142,8 @@ class AnswerStream(AsyncGenerator[bytes, None]):
                 return shown
 
     async def _finish_without_done(self) -> bytes:
-        """The body ended. That is an end only if the server said so in some way."""
-        rest = self._splitter.rest()
-        shown = self._chunks.feed([rest + b"\n\n"]) if rest else b""
-        if self._chunks.failure is not None or not (self._chunks.is_done or self._chunks.is_finished):
-            raise self._chunks.failure or UpstreamBroken("the model server ended its answer in the middle")
+        """The body ended without ``[DONE]``."""
+        shown = self._chunks.end(self._splitter.rest())
         return shown + await self._finish()
 
     async def _finish(self) -> bytes:
@@ -178,12 +175,7 @@ class AnswerStream(AsyncGenerator[bytes, None]):
     async def _drain(self) -> None:
         """Read the end of the body, which follows ``[DONE]`` at once, so that the connection can be kept."""
         if self._admission.called is not None:
-            try:
-                async with asyncio.timeout(DRAIN_S):
-                    async for _ in self._pieces:
-                        pass
-            except (UpstreamError, TimeoutError):
-                pass  # the connection is closed instead
+            await drain(self._pieces)
             self._admission.release(Verdict.WORKED)
 
     # --- counting --------------------------------------------------------------------------------------------
@@ -232,3 +224,13 @@ class AnswerStream(AsyncGenerator[bytes, None]):
             admission.request.record.tokens_held = admission.tokens_held = answer.tokens_held
         self._extend_above = _NEVER if wanted == most else wanted  # no answer is no refusal: ask again later
         return True
+
+
+async def drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read what follows ``[DONE]``, at most 0.05 s long: a connection whose answer was read to its end is kept."""
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in pieces:
+                pass
+    except (UpstreamError, TimeoutError):
+        pass  # the connection is closed instead
