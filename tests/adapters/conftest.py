@@ -1,4 +1,4 @@
-"""A migrated database in a temporary directory, and events to fill it with."""
+"""A migrated database of each kind, and events to fill it with."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
+from penstock.adapters.postgresql.inserting import insert_events
 from penstock.adapters.sql.database import migrate, open_engine, writing
 from penstock.adapters.sql.rows import INSERT_EVENT, to_row
 from penstock.quota.definitions import Price
 from penstock.quota.events import Amount, Charge, Event, EventKind, Usage
 from penstock.quota.identity import reservation_id
+from tests.adapters.databases import Databases
+from tests.system.services import PostgreSQL
 
 MARCH_MS = 1_741_000_000_000  # 2025-03-03
 
 EventMaker = Callable[..., Event]
+EventWriter = Callable[[Sequence[Event]], None]
 
 
 @pytest.fixture
@@ -26,12 +30,34 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(path: Path) -> Iterator[Engine]:
-    """An engine on the migrated database."""
+def sqlite(path: Path) -> Iterator[Engine]:
+    """An engine on a migrated SQLite database."""
     engine = open_engine(path)
     migrate(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """A server with a migrated template, started for the first test that wants it."""
+    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    server.start()
+    databases = Databases(server)
+    yield databases
+    databases.close()
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine on a migrated database, of one kind after the other."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    databases: Databases = request.getfixturevalue("postgresql")
+    with databases.fresh() as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -61,12 +87,20 @@ def make_event() -> EventMaker:
     return make
 
 
+def write_ledger(connection: Connection, events: Sequence[Event]) -> None:
+    """Put events into the ledger of either kind of database."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(INSERT_EVENT, [to_row(event) for event in events])
+    else:
+        insert_events(connection, events)
+
+
 @pytest.fixture
-def write(engine: Engine) -> Callable[[Sequence[Event]], None]:
+def write(engine: Engine) -> EventWriter:
     """Put events into the ledger."""
 
     def put(events: Sequence[Event]) -> None:
         with writing(engine) as connection:
-            connection.exec_driver_sql(INSERT_EVENT, [to_row(event) for event in events])
+            write_ledger(connection, events)
 
     return put

@@ -7,6 +7,7 @@ finds the data that were there.
 
 from __future__ import annotations
 
+import atexit
 import glob
 import os
 import pwd
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,14 +154,18 @@ class Redis(Service):
 
 
 class PostgreSQL(Service):
-    """A cluster made by initdb. PostgreSQL refuses to run as root, so root hands it to its own account."""
+    """A cluster made by initdb. PostgreSQL refuses to run as root, so root hands it to its own account.
+
+    Then it also needs a place of its own: each start of pytest takes from others the right to enter its folders.
+    """
 
     name = "postgresql"
     stop_signal = signal.SIGINT  # "fast": ends sessions, then the server
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.data = self.folder / "data"
+        self.home = self._home()
+        self.data = self.home / "data"
         self.programs = Path(found_program("postgres", "/usr/lib/postgresql/*/bin/postgres")).parent
         self.password = secrets.token_hex(16)
         self._initialise()
@@ -168,20 +174,24 @@ class PostgreSQL(Service):
         return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
 
     def _initialise(self) -> None:
-        secret = self.folder / "password"
+        secret = self.home / "password"
         secret.write_text(self.password)
         if os.getuid() == 0:
             owner = pwd.getpwnam("postgres")
-            for place in (self.folder, secret):
+            for place in (self.home, secret):
                 os.chown(place, owner.pw_uid, owner.pw_gid)
-            for above in self.folder.parents:  # pytest makes its folders for their owner alone
-                if above.stat().st_uid == 0 and not above.stat().st_mode & 0o001:
-                    above.chmod(above.stat().st_mode | 0o001)
         subprocess.run(
             [*self._as_owner(), self.programs / "initdb", "-D", self.data, "-U", "penstock", "-A", "scram-sha-256",
              "--pwfile", secret, "-E", "UTF8", "--locale", "C", "--no-sync"],
-            check=True, capture_output=True, cwd=self.folder,
+            check=True, capture_output=True, cwd=self.home,
         )  # fmt: skip
+
+    def _home(self) -> Path:
+        if os.getuid() != 0:
+            return self.folder
+        home = Path(tempfile.mkdtemp(prefix="penstock-postgresql-"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        return home
 
     def command(self) -> list[str]:
         return [

@@ -18,25 +18,25 @@ from penstock.adapters.sql.tables import WRITTEN_ONCE, metadata
 from penstock.errors import StoreUnavailable
 
 
-def test_migrations_make_exactly_the_tables_that_the_code_names(engine: Engine) -> None:
+def test_migrations_make_exactly_the_tables_that_the_code_names(sqlite: Engine) -> None:
     assert job_tables.jobs.metadata is metadata
-    with engine.connect() as connection:
+    with sqlite.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_every_table_written_once_has_its_two_triggers(engine: Engine) -> None:
-    with engine.connect() as connection:
+def test_every_table_written_once_has_its_two_triggers(sqlite: Engine) -> None:
+    with sqlite.connect() as connection:
         found = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars()
         assert set(found) == {f"{table}_no_{verb}" for table in WRITTEN_ONCE for verb in ("update", "delete")}
 
 
-def test_a_commit_is_synced_and_readers_do_not_block_it(engine: Engine) -> None:
-    with engine.connect() as connection:
+def test_a_commit_is_synced_and_readers_do_not_block_it(sqlite: Engine) -> None:
+    with sqlite.connect() as connection:
         settings = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
     assert settings == ["wal", 2]  # 2 is FULL
 
 
-def test_a_current_database_is_left_alone_without_importing_alembic(path: Path, engine: Engine) -> None:
+def test_a_current_database_is_left_alone_without_importing_alembic(path: Path, sqlite: Engine) -> None:
     code = (
         "import sys; from pathlib import Path; from penstock.adapters.sql.database import migrate, open_engine\n"
         f"migrate(open_engine(Path({str(path)!r}))); sys.exit('alembic' in sys.modules)"
@@ -44,11 +44,11 @@ def test_a_current_database_is_left_alone_without_importing_alembic(path: Path, 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_newer_database_is_refused_with_the_fix(engine: Engine) -> None:
-    with writing(engine) as connection:
+def test_a_newer_database_is_refused_with_the_fix(sqlite: Engine) -> None:
+    with writing(sqlite) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreUnavailable, match=f"version 9999, newer.* knows {revisions()[-1]}; run the penstock"):
-        migrate(engine)
+        migrate(sqlite)
 
 
 def test_a_file_that_is_no_database_is_refused_with_the_fix(tmp_path: Path) -> None:

@@ -19,11 +19,10 @@ from penstock.adapters.sql.jobs import (
     project,
     store_result,
 )
-from penstock.adapters.sql.rows import INSERT_EVENT, to_row
 from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
 from penstock.quota.events import Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import reservation_id
-from tests.adapters.conftest import MARCH_MS, EventMaker
+from tests.adapters.conftest import MARCH_MS, EventMaker, write_ledger
 
 
 class Projected:
@@ -39,7 +38,7 @@ class Projected:
 
     def write(self, *events: Event) -> list[str]:
         with writing(self.engine) as connection:
-            connection.exec_driver_sql(INSERT_EVENT, [to_row(event) for event in events])
+            write_ledger(connection, events)
             return project(connection, events)
 
     def store(self, result: StoredResult) -> bool:

@@ -33,7 +33,7 @@ def open_engine(path: Path, *, busy_ms: int = BUSY_MS) -> Engine:
     Args:
         busy_ms: How long a statement waits for another process's write before it fails.
     """
-    engine = create_engine(f"sqlite:///{path}", json_serializer=_to_json, json_deserializer=msgspec.json.decode)
+    engine = create_engine(f"sqlite:///{path}", json_serializer=to_json, json_deserializer=msgspec.json.decode)
 
     @event.listens_for(engine, "connect")
     def _connected(driver: Any, _record: Any) -> None:
@@ -53,7 +53,7 @@ def open_engine(path: Path, *, busy_ms: int = BUSY_MS) -> Engine:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that takes the write lock at its begin, so that it cannot fail half-way for want of it."""
+    """A transaction that writes; SQLite's takes its lock at its begin: it cannot fail half-way for want of it."""
     with engine.connect().execution_options(**WRITE) as connection, connection.begin():
         yield connection
 
@@ -66,7 +66,7 @@ def migrate(engine: Engine) -> None:
     """
     try:
         with engine.connect() as connection:
-            current = _revision(connection)
+            current = revision(connection)
         if current != revisions()[-1]:
             with _locked(Path(f"{engine.url.database}.migrate.lock"), fcntl.LOCK_EX):
                 _upgrade(engine)
@@ -77,7 +77,12 @@ def migrate(engine: Engine) -> None:
         ) from error
 
 
-def _revision(connection: Connection) -> str | None:
+def revision(connection: Connection) -> str | None:
+    """The version that a database of either kind has; None of one that was never migrated.
+
+    Raises:
+        StoreUnavailable: It is newer than this code.
+    """
     if not inspect(connection).has_table("alembic_version"):
         return None
     current: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -89,22 +94,27 @@ def _revision(connection: Connection) -> str | None:
     return current
 
 
-def _upgrade(engine: Engine) -> None:
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that are missing, in the caller's transaction, which nobody else may hold at once."""
     from alembic import command  # a tenth of a second to import, and needed once in a database's life
     from alembic.config import Config
 
+    if revision(connection) == revisions()[-1]:
+        return
+    config = Config()
+    config.set_main_option("script_location", "penstock.adapters.sql:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _upgrade(engine: Engine) -> None:
     driver = engine.raw_connection()
     try:  # outside a transaction, and remembered by the file; two processes at once would lock each other out
         driver.cursor().execute("PRAGMA journal_mode = WAL")
     finally:
         driver.close()
     with writing(engine) as connection:
-        if _revision(connection) == revisions()[-1]:
-            return  # another process was faster
-        config = Config()
-        config.set_main_option("script_location", "penstock.adapters.sql:migrations")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        upgrade(connection)
 
 
 @contextmanager
@@ -144,5 +154,6 @@ def _locked(lock: Path, how: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _to_json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """JSON as the databases are given it."""
     return msgspec.json.encode(value).decode()

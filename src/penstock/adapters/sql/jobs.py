@@ -220,7 +220,8 @@ def store_result(connection: Connection, result: StoredResult) -> bool:
         "settled": False,
     }
     insert = postgresql.insert(results) if connection.dialect.name == "postgresql" else sqlite.insert(results)
-    return bool(connection.execute(insert.on_conflict_do_nothing(), row).rowcount)
+    kept = connection.execute(insert.on_conflict_do_nothing().returning(_result.job), row)
+    return kept.first() is not None
 
 
 def get_result(connection: Connection, job: str) -> StoredResult | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from penstock.adapters.sql.audit_log import record
@@ -93,7 +93,7 @@ class Keys:
             Conflict: The key is revoked.
         """
         with writing(self._engine) as connection:
-            before = _get(connection, organisation, key_id)
+            before = _get(connection, organisation, key_id, to_change=True)
             if before.key.revoked:
                 raise Conflict(f"{organisation}: key {key_id} is revoked; create a new one")
             ends_ms = now_ms + grace_ms
@@ -108,7 +108,7 @@ class Keys:
             NotFound: The organisation has no such key.
         """
         with writing(self._engine) as connection:
-            before = _get(connection, organisation, key_id)
+            before = _get(connection, organisation, key_id, to_change=True)
             if before.key.revoked:
                 return before
             self._update(connection, before, revoked_at_ms=now_ms)
@@ -136,7 +136,8 @@ class Keys:
         actor: str,
     ) -> StoredKey:
         after = _get(connection, organisation, key_id)
-        upsert = sqlite.insert(versions).values(name=DEFINITIONS, version=1)
+        insert_into = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        upsert = insert_into(versions).values(name=DEFINITIONS, version=1)
         connection.execute(
             upsert.on_conflict_do_update(index_elements=["name"], set_={"version": versions.c.version + 1})
         )
@@ -153,10 +154,11 @@ class Keys:
         return after
 
 
-def _get(connection: Connection, organisation: str, key_id: str) -> StoredKey:
-    found = connection.execute(
-        select(api_keys).where(_row.organisation == organisation, _row.id == key_id)
-    ).one_or_none()
+def _get(connection: Connection, organisation: str, key_id: str, *, to_change: bool = False) -> StoredKey:
+    statement = select(api_keys).where(_row.organisation == organisation, _row.id == key_id)
+    if to_change:  # SQLite ignores it: `writing` has locked all of it
+        statement = statement.with_for_update()
+    found = connection.execute(statement).one_or_none()
     if found is None:
         raise NotFound(f"{organisation}: there is no key {key_id}; `penstock keys list` shows those that exist")
     return _stored(found)

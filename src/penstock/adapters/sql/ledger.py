@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Text, and_, func, select, tuple_, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Text, and_, cast, func, select, tuple_
 
 from penstock.adapters.sql.rows import month_of, to_event
 from penstock.adapters.sql.tables import ledger
@@ -33,7 +33,7 @@ _GROUPS: dict[str, ColumnElement[int] | ColumnElement[str]] = {
     "team": _row.team,
 }
 _SUMS = tuple(
-    func.coalesce(func.sum(column), 0)
+    cast(func.coalesce(func.sum(column), 0), BigInteger)  # PostgreSQL sums to decimals
     for column in (_row.requests, _row.prompt_tokens, _row.cached_tokens, _row.completion_tokens, _row.cost_nanos)
 )
 
@@ -83,7 +83,7 @@ class LedgerReads:
         Added here and not in SQL: the same on every database, and half the time of SQLite's JSON functions.
         """
         statement = (
-            select(type_coerce(_row.amounts, Text))
+            select(cast(_row.amounts, Text))
             .where(_row.organisation == organisation, _row.occurred_at_ms >= since_ms)
             .execution_options(yield_per=_ROWS_PER_STATEMENT)
         )
@@ -148,7 +148,7 @@ class LedgerReads:
 
 
 class SqlLedger:
-    """``penstock.ports.Ledger`` on SQLite: each call reads in a thread, so that the event loop never waits."""
+    """``penstock.ports.Ledger`` on SQL: each call reads in a thread, so that the event loop never waits."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,7 +1,7 @@
 """Every table, once: what the migrations create, the statements name and the tests compare.
 
-Types are portable (SQLite now, PostgreSQL beside it): every number is a ``BigInteger``, times are Unix
-milliseconds, identifiers are text. ``ledger`` has the month first in its key, so that it can be partitioned by it.
+Types are portable, for SQLite and PostgreSQL: every number is a ``BigInteger``, times are Unix
+milliseconds, identifiers are text. PostgreSQL partitions ``ledger`` by the month, which is first in its key.
 
 Two tables are written once and never again, ``ledger`` and ``audit_log``: triggers refuse updates and deletes.
 """
@@ -44,6 +44,7 @@ ledger = Table(
     PrimaryKeyConstraint("month", "reservation", "kind"),
     Index(None, "organisation", "occurred_at_ms"),
     Index(None, "organisation", "job_deadline_ms"),
+    postgresql_partition_by="LIST (month)",
 )
 
 # Those that the ledger alone cannot restore: open, expired, and voided before they were reserved.

@@ -1,6 +1,6 @@
 """Noticing that another process changed keys, so that a revoked key is refused within a second.
 
-SQLite tells nobody of a change, so its version is asked for: one row, once a second. (``PRAGMA data_version`` would not
+SQLite tells nobody of a change, so the version is asked for: one row, once a second. (``PRAGMA data_version`` would not
 do: it changes with each group that the service itself commits.)
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy.exc import DBAPIError
 
 from penstock.adapters.sql.keys import Keys
+from penstock.errors import StoreUnavailable
 
 EVERY_S = 1.0
 
@@ -37,8 +38,9 @@ async def watch(
         await pause(EVERY_S)
         try:
             version = await asyncio.to_thread(keys.version)
-        except DBAPIError as error:
-            _log.warning("cannot see whether keys changed", extra={"error": str(error.orig)})
+        except (DBAPIError, StoreUnavailable) as error:
+            reason = error.message if isinstance(error, StoreUnavailable) else str(error.orig)
+            _log.warning("cannot see whether keys changed", extra={"error": reason})
             continue
         if version != known:
             await changed(version)

@@ -18,12 +18,61 @@ def upgrade() -> None:
     _keys()
     _audit_log()
     if op.get_bind().dialect.name == "sqlite":
-        for table in ("ledger", "audit_log"):
-            for verb in ("update", "delete"):
-                op.execute(
-                    f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
-                    f"BEGIN SELECT RAISE(ABORT, '{table} is written once: no {verb}'); END"
-                )
+        _write_once_in_sqlite()
+    else:
+        _write_once_in_postgresql()
+
+
+def _write_once_in_sqlite() -> None:
+    for table in ("ledger", "audit_log"):
+        for verb in ("update", "delete"):
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is written once: no {verb}'); END"
+            )
+
+
+def _write_once_in_postgresql() -> None:
+    """Triggers, for the owner and superusers too; and partitions, whose default takes what has none of its own."""
+    op.execute(
+        """
+        CREATE FUNCTION penstock_refuse() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+        BEGIN
+            RAISE EXCEPTION '% is written once: no %', TG_ARGV[0], lower(TG_OP)
+                USING ERRCODE = 'integrity_constraint_violation';
+        END $$
+        """
+    )
+    op.execute("CREATE TABLE ledger_default PARTITION OF ledger DEFAULT")
+    for table in ("ledger", "audit_log"):
+        op.execute(
+            f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} "  # a partition inherits it
+            f"FOR EACH ROW EXECUTE FUNCTION penstock_refuse('{table}')"
+        )
+    for table, named in (("ledger", "ledger"), ("ledger_default", "ledger"), ("audit_log", "audit_log")):
+        op.execute(
+            f"CREATE TRIGGER {named}_no_truncate BEFORE TRUNCATE ON {table} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION penstock_refuse('{named}')"
+        )
+    op.execute(
+        """
+        CREATE FUNCTION penstock_partition(wanted bigint) RETURNS boolean
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+        DECLARE
+            name text := format('public.ledger_%s', wanted);
+        BEGIN
+            PERFORM pg_advisory_xact_lock(hashtext('penstock_partition'));
+            IF to_regclass(name) IS NOT NULL THEN
+                RETURN false;
+            END IF;
+            EXECUTE format('CREATE TABLE %s PARTITION OF public.ledger FOR VALUES IN (%s)', name, wanted);
+            EXECUTE format('CREATE TRIGGER ledger_no_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
+                           'EXECUTE FUNCTION public.penstock_refuse(''ledger'')', name);
+            RETURN true;
+        END $$
+        """
+    )
+    op.execute("REVOKE ALL ON FUNCTION penstock_partition(bigint) FROM PUBLIC")
 
 
 def _numbers(*names: str) -> list[sa.Column[int]]:
@@ -49,6 +98,7 @@ def _ledger() -> None:
         *_numbers("job_deadline_ms"),
         *_texts("reason"),
         sa.PrimaryKeyConstraint("month", "reservation", "kind", name="pk_ledger"),
+        postgresql_partition_by="LIST (month)",
     )
     for column in ("occurred_at_ms", "job_deadline_ms"):
         op.create_index(f"ix_ledger_organisation_{column}", "ledger", ["organisation", column])
