@@ -1,13 +1,15 @@
-"""Keeps what governs requests up to date while the service runs: the file's limits, and the database's keys.
+"""Keeps what governs requests up to date while the service runs: limits, models and prices, and the database's keys.
 
 Keys change under a running service, from the command line. Their table has a version; once a second it is read,
-and a new one is defined for every organisation, so that a revoked key is refused within that second.
+and a new one is defined for every organisation, so that a revoked key is refused within that second. In a cluster
+``penstock setup`` writes the limits beside the keys, and raises the same version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from penstock.adapters.sql.keys import Keys
@@ -22,16 +24,21 @@ from penstock.quota.operations import Define, Refused
 _log = logging.getLogger(__name__)
 
 
+def in_file(configuration: Configuration) -> Mapping[str, Definitions]:
+    """What a configuration says of each organisation."""
+    return {name: definitions(configuration, name) for name in configuration.organisations}
+
+
 class Governing:
     """The definitions of every organisation, current as of ``version``.
 
     Args:
-        configuration: Limits, models and prices.
+        organisations: What governs each but its keys, as of now; asked after each change of the version.
         keys: The table of keys.
     """
 
-    def __init__(self, configuration: Configuration, keys: Keys, clock: Clock) -> None:
-        self._file = {name: definitions(configuration, name) for name in configuration.organisations}
+    def __init__(self, organisations: Callable[[], Mapping[str, Definitions]], keys: Keys, clock: Clock) -> None:
+        self._organisations = organisations
         self._keys = keys
         self._clock = clock
         self._version = 0
@@ -44,15 +51,16 @@ class Governing:
         return self._version
 
     def read(self) -> bool:
-        """Read the keys if they changed since; tells whether they did. Waits for the database."""
+        """Read everything if it changed since; tells whether they did. Waits for the database."""
         version = self._keys.version() + 1
         if version == self._version:
             return False
-        found: dict[str, dict[str, Key]] = {name: {} for name in self._file}
+        organisations = self._organisations()
+        found: dict[str, dict[str, Key]] = {name: {} for name in organisations}
         for stored in self._keys.list():
             if stored.organisation in found:
                 found[stored.organisation][stored.key.id] = stored.key
-        self.current = {name: replace(each, keys=found[name]) for name, each in self._file.items()}
+        self.current = {name: replace(each, keys=found[name]) for name, each in organisations.items()}
         self._version = version
         return True
 

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 from penstock import __version__
 from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
@@ -37,7 +38,7 @@ from penstock.quota.operations import Inspect, Inspected, Sweep
 from penstock.wiring.auditing import audit_service
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
-from penstock.wiring.governing import Governing
+from penstock.wiring.governing import Governing, in_file
 from penstock.wiring.lanes import model_cards, realtime_lane
 from penstock.wiring.listening import Started, listen
 from penstock.wiring.places import Places
@@ -76,7 +77,7 @@ async def serve_embedded(
         await asyncio.to_thread(migrate, engine)
         keys = Keys(engine)
         first_key = await asyncio.to_thread(_first_key, configuration, keys, clock, peppers[0])
-        governing = await asyncio.to_thread(Governing, configuration, keys, clock)
+        governing = await asyncio.to_thread(Governing, partial(in_file, configuration), keys, clock)
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))

@@ -36,10 +36,12 @@ class RedisServer:
     def programs(self) -> tuple[Program, ...]:
         """What to run."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self.folder / "redis.conf"
+        file, users = self.folder / "redis.conf", self.folder / "users.acl"
+        if not users.exists():  # later ones are written by Redis itself
+            _write_private(users, f"user {self.username} on >{self.password} ~* &* +@all\n")
         _write_private(
             file,
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nrequirepass {self.password}\n"
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\naclfile {users}\n"
             'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\ndaemonize no\n',
         )
         redis = find_program("redis-server", "redis-server")
