@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import pytest
@@ -18,14 +20,25 @@ import pytest
 from penstock.adapters.redis.client import pack
 from penstock.adapters.redis.translating import keys_of, outbox_key, partition_of, read_answer, read_event, write_call
 from penstock.adapters.redis.wire import Wire
-from penstock.quota import Call, Inspect, Organisation, operations
+from penstock.quota import (
+    Call,
+    Define,
+    Definitions,
+    Inspect,
+    Organisation,
+    Ready,
+    ReservePolicy,
+    Usage,
+    operations,
+    parse_limit_id,
+)
 from penstock.quota.counters import Counter, roll
 from penstock.quota.definitions import Kind
 from tests.adapters.redis.clocked import CLOCKED, set_time
-from tests.quota.histories import ORGANISATIONS, history
+from tests.quota.histories import KEYS, LIMITS, MODELS, ORGANISATIONS, Scribe, history
 from tests.system.services import Redis
 
-PARTS, HISTORIES, CALLS = 4, 50, 500  # 4 x 50 x 500 = 100,000
+PARTS, HISTORIES, CALLS = 4, 20, 1_250  # 4 x 20 x 1,250 = 100,000
 INSPECT_EVERY = 20
 AT_ONCE = 250
 KINDS = (Kind.WINDOW, Kind.RATE, Kind.STRICT_RATE, Kind.CONCURRENCY)
@@ -47,9 +60,10 @@ PROMISED = frozenset(
 class Twins:
     """The model and Redis, asked the same."""
 
-    def __init__(self, wire: Wire, seed: int) -> None:
+    def __init__(self, wire: Wire, seed: int, written: Iterable[tuple[Call[Any], int]]) -> None:
         self.wire = wire
         self.seed = seed
+        self.written = written
         self.models = {each: Organisation(each) for each in ORGANISATIONS}
         self.told_ms = -1
         self.seen: set[tuple[str, str]] = set()
@@ -64,7 +78,7 @@ class Twins:
 
     def calls(self) -> Iterator[tuple[Call[Any], int]]:
         time_ms = 0
-        for number, (call, time_ms) in enumerate(history(self.seed, CALLS)):
+        for number, (call, time_ms) in enumerate(self.written):
             yield call, time_ms
             if number % INSPECT_EVERY == 0:
                 yield Inspect(organisation=call.organisation, caller_now_ms=time_ms), time_ms
@@ -117,30 +131,88 @@ def raw_counter(raw: bytes, like: Counter) -> Counter:
     return found
 
 
-async def _follow(port: int, part: int) -> set[tuple[str, str]]:
+class Spender(Scribe):
+    """Reserves by what was learned, then spends far more than was held, then waits until the debt is paid."""
+
+    step = 0
+
+    def _usage(self) -> Usage:
+        if self.random.random() < 0.3:
+            return super()._usage()
+        return Usage(0, self.random.choice((1 << 31, (1 << 31) - 1, self.random.randrange(1 << 31))))
+
+    def _known(self, organisation: str) -> str:
+        known = self.reserves[organisation]
+        return known.pop(0).reservation if len(known) > 1 else known[0].reservation
+
+    def define(self, organisation: str) -> Define:
+        limits = [parse_limit_id(text.format(organisation)) for text in LIMITS]
+        caps = {Kind.WINDOW: 1 << 52, Kind.CONCURRENCY: 1 << 31, Kind.STRICT_RATE: 10**7, Kind.RATE: 10**9}
+        definitions = Definitions(
+            limits=tuple(replace(each, cap=caps[each.kind]) for each in limits),
+            keys=KEYS, models=MODELS, reserve=ReservePolicy.LEARNED,
+        )  # fmt: skip
+        return Define(**self._by(organisation), version=1, definitions=definitions)
+
+    def next(self) -> tuple[Call[Any], int]:
+        self.step += 1
+        is_spending = self.step % 800 > 400
+        self.time_ms += self.random.choice((0, 0, 1, 20)) if self.step % 800 else 10**7
+        names = ("settle",) if is_spending else ("reserve",)
+        call: Call[Any] = getattr(self, self.random.choice(names))(self.random.choice(self.organisations))
+        return call, self.time_ms
+
+
+def spending(seed: int) -> Iterator[tuple[Call[Any], int]]:
+    """A history of which only the arguments are random."""
+    name = ORGANISATIONS[seed % 2]
+    scribe = Spender(Random(seed), (name,))
+    scribe.reserves[name].append(scribe._new(name))
+    yield scribe.define(name), scribe.time_ms
+    yield Ready(organisation=name, caller_now_ms=scribe.time_ms, epoch=1), scribe.time_ms
+    for _ in range(8 * CALLS):
+        yield scribe.next()
+
+
+def random_history(seed: int) -> Iterator[tuple[Call[Any], int]]:
+    return history(seed, CALLS)
+
+
+History = Callable[[int], Iterable[tuple[Call[Any], int]]]
+
+
+async def _follow(port: int, seeds: range, written: History) -> set[tuple[str, str]]:
     loop = asyncio.get_running_loop()
     _, wire = await loop.create_connection(lambda: Wire(bound_s=60), "127.0.0.1", port)
     await wire.send(pack("FUNCTION", "LOAD", "REPLACE", CLOCKED))
     seen: set[tuple[str, str]] = set()
-    for number in range(HISTORIES):
+    for seed in seeds:
         await wire.send(pack("FLUSHALL"))
-        twins = Twins(wire, part * HISTORIES + number)
+        twins = Twins(wire, seed, written(seed))
         await twins.follow()
         seen |= twins.seen
     wire.close()
     return seen
 
 
+def followed(place: Path, seeds: range, written: History) -> set[tuple[str, str]]:
+    service = Redis(place)
+    service.start()
+    try:
+        return asyncio.run(_follow(service.port, seeds, written))
+    finally:
+        service.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_hundred_thousand_calls_are_answered_as_the_model_answers(part: int, tmp_path: Path) -> None:
-    service = Redis(tmp_path)
-    service.start()
-    try:
-        seen = asyncio.run(_follow(service.port, part))
-    finally:
-        service.stop()
-    assert PROMISED - seen == set()
+    assert PROMISED - followed(tmp_path, range(part * HISTORIES, (part + 1) * HISTORIES), random_history) == set()
+
+
+@pytest.mark.slow
+def test_debts_and_learned_estimates_are_those_of_the_model(tmp_path: Path) -> None:
+    assert ("Settle", "Settled") in followed(tmp_path, range(2), spending)
 
 
 def test_what_must_occur_is_every_operation_and_every_answer() -> None:
