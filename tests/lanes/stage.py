@@ -75,10 +75,14 @@ class Health:
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, bool]] = []
+        self.begun = 0
+        self.records: list[RequestRecord] = []
 
-    def started(self, record: RequestRecord) -> None: ...
+    def started(self, record: RequestRecord) -> None:
+        self.begun += 1
 
-    def finished(self, record: RequestRecord) -> None: ...
+    def finished(self, record: RequestRecord) -> None:
+        self.records.append(record)
 
     def upstream_changed(self, model: str, upstream: str, healthy: bool) -> None:
         self.changes.append((upstream, healthy))

@@ -347,4 +347,3 @@ def test_job_that_runs_at_its_deadline_is_stopped_and_charged_what_was_produced(
             assert queue.charge(job, result) == (PROMPT_ESTIMATE, 4)
 
     asyncio.run(main())
-

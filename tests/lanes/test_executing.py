@@ -1,0 +1,423 @@
+"""Which delivery of a job runs it, how its lease is kept, and what happens when the store or another executor fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from penstock.lanes.executing import Dropped, Later, Poison
+from penstock.lanes.jobs import JobStatus, write_job
+from penstock.quota.definitions import Kind, Limit, Metric
+from penstock.quota.events import EventKind, Usage
+from penstock.quota.model import Organisation
+from penstock.quota.operations import Acquire, Define, Look, Reassert, Settle, State, Touch, Void
+from tests.lanes.executing_stage import CONCURRENCY, Queue, body_of, governed, holding, queued, until
+from tests.lanes.stage import NOW_MS, STREAM_HEAD, ending, sends, tokens, usage
+
+ANSWER = STREAM_HEAD + tokens(3) + ending(usage(7, 3))
+RATE = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.RATE, period_ms=60_000, cap=150)
+HELD = 130  # tokens of a job: 80 bytes and 50 of output
+
+
+def concurrency_held(queue: Queue) -> int:
+    return next(limit.held for limit in queue.store.inspect().limits if limit.metric == "concurrency")
+
+
+# --- the message -------------------------------------------------------------------------------------------------
+
+
+def test_message_that_is_no_job_is_poison_and_touches_no_store() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            outcome = await queue.executor.execute(b"{}")
+            assert isinstance(outcome, Poison)
+            assert queue.store.seen == []
+
+    asyncio.run(main())
+
+
+def test_message_is_understood_as_its_bytes_too() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            result = await queue.finish(asyncio.create_task(queue.executor.execute(write_job(job))))
+            assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())
+
+
+def test_job_that_the_store_cannot_account_is_poison() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            other = queue.accept(fingerprint="g")
+            forged = write_job(job).replace(job.job.encode(), other.job.encode())
+            assert isinstance(await queue.executor.execute(forged), Poison)
+            assert queue.stage.received == []
+
+    asyncio.run(main())
+
+
+def test_job_for_a_model_that_is_not_served_any_more_fails_and_is_charged_nothing() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.stage.models = {}
+            result = await queue.run(job)
+            assert (result.status, result.http_status, result.attempts) == (JobStatus.FAILED, 404, 0)
+            assert body_of(result)["error"]["code"] == "model_not_found"
+            assert queue.charge(job, result) is None
+
+    asyncio.run(main())
+
+
+# --- the claim ---------------------------------------------------------------------------------------------------
+
+
+def test_job_that_was_cancelled_while_it_waited_is_dropped_without_a_call() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.cancel(job)
+            assert await queue.executor.execute(job) == Dropped()
+            assert queue.stage.received == []
+            assert queue.stage.used() == 0
+
+    asyncio.run(main())
+
+
+def test_job_whose_deadline_passed_while_it_waited_is_dropped_without_a_call() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.clock.ms = job.reserve.job_deadline_ms
+            assert await queue.executor.execute(job) == Dropped()
+            assert queue.stage.received == []
+            (end,) = queue.store.ends()
+            assert (end.kind, end.charge.tokens) == (EventKind.EXPIRED, 0)
+
+    asyncio.run(main())
+
+
+def test_job_waits_in_place_for_a_limit_that_refuses_for_a_moment_and_comes_later_otherwise() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER), limits=(RATE,)) as queue:
+            first, second = queue.accept(), queue.accept()
+            result = await queue.run(first)
+            delivery = queue.deliver(second)
+            later = await queue.later(delivery)
+            assert later.retry_after_ms == (2 * HELD - RATE.cap) * 60_000 // RATE.cap
+            queue.publish(first)
+            queue.collect(result)  # which gives back what was not used
+            queue.clock.ms = NOW_MS
+            delivery = queue.deliver(second)
+            result = await queue.finish(delivery)
+            assert result.status is JobStatus.SUCCEEDED
+
+    asyncio.run(main())
+
+
+def test_job_that_waits_for_a_place_takes_it_when_it_is_free() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve, limits=(CONCURRENCY,)) as queue:
+            first, second = queue.accept(), queue.accept()
+            one, two = queue.deliver(first), queue.deliver(second)
+            await until(lambda: writers)
+            await queue.sleep.advance(3)
+            assert (len(writers), two.done()) == (1, False)
+            writers[0].write(ANSWER)
+            queue.collect(await queue.finish(one))
+            await queue.sleep.advance(1)
+            await until(lambda: len(writers) == 2)
+            assert concurrency_held(queue) == 1
+            writers[1].write(ANSWER)
+            queue.collect(await queue.finish(two))
+            assert queue.stage.used() == 20
+
+    asyncio.run(main())
+
+
+def test_job_that_outgrew_a_cap_which_was_lowered_fails_and_names_the_limit() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER), limits=(RATE,)) as queue:
+            job = queue.accept()
+            lowered = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.RATE, period_ms=60_000, cap=HELD - 1)
+            queue.store.now(Define(organisation="acme", caller_now_ms=NOW_MS, version=2, definitions=governed(lowered)))
+            result = await queue.run(job)
+            assert (result.status, result.http_status, result.started_at_ms) == (JobStatus.FAILED, 400, 0)
+            assert "acme/tokens/minute" in result.reason
+            assert queue.stage.received == []
+            assert queue.charge(job, result) is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("refused", [Look, Acquire])
+def test_store_that_cannot_be_asked_lets_the_job_come_later(refused: type) -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.store.refusing = (refused,)
+            outcome = await queue.executor.execute(job)
+            assert isinstance(outcome, Later)
+            assert "switched off" in outcome.reason
+            assert queue.stage.received == []
+
+    asyncio.run(main())
+
+
+def test_store_without_its_state_lets_the_job_come_later() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.store.organisation = Organisation("acme")
+            assert isinstance(await queue.executor.execute(job), Later)
+            assert queue.stage.received == []
+
+    asyncio.run(main())
+
+
+# --- the lease ---------------------------------------------------------------------------------------------------
+
+
+async def _running(queue: Queue, writers: list[asyncio.StreamWriter], job: Any) -> Any:
+    """A delivery whose model has produced four tokens and goes on."""
+    delivery = queue.deliver(job)
+    await until(lambda: writers)
+    writers[-1].write(STREAM_HEAD + tokens(4))
+    await queue.sleep.advance(0.1)
+    return delivery
+
+
+def test_lease_is_renewed_for_as_long_as_the_job_runs_and_progress_is_recorded() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve, limits=(CONCURRENCY,)) as queue:
+            job = queue.accept()
+            delivery = await _running(queue, writers, job)
+            await queue.sleep.advance(300)
+            queue.sweep()
+            seen = queue.look(job)
+            assert (seen.running, seen.touched_completion) == (True, 4)
+            assert queue.calls(Touch) == 75
+            writers[0].write(ending(usage(7, 4)))
+            result = await queue.finish(delivery)
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_lease_lost_while_the_store_was_away_is_taken_again_and_the_job_is_billed_once() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve, limits=(CONCURRENCY,)) as queue:
+            job = queue.accept()
+            delivery = await _running(queue, writers, job)
+            queue.store.refusing = (Touch, Acquire, Look)
+            await queue.sleep.advance(70)
+            queue.sweep()
+            assert (queue.look(job).running, concurrency_held(queue)) == (False, 0)
+            queue.store.refusing = ()
+            await queue.sleep.advance(4)
+            assert (queue.look(job).running, concurrency_held(queue)) == (True, 1)
+            writers[0].write(ending(usage(7, 4)))
+            result = await queue.finish(delivery)
+            assert len(queue.stage.received) == 1
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_job_that_another_executor_finished_meanwhile_is_dropped_and_its_server_disconnected() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            first = await _running(queue, writers, job)
+            queue.store.refusing = (Touch,)
+            await queue.sleep.advance(70)
+            second = queue.deliver(job)
+            await until(lambda: len(writers) == 2)
+            writers[1].write(ANSWER)
+            result = await queue.finish(second)
+            queue.publish(job)
+            queue.store.refusing = ()
+            await queue.sleep.advance(4)
+            await queue.drop(first)
+            await queue.stage.servers[0].disconnected.wait()
+            assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ending_call", [Void, Settle])
+def test_job_that_somebody_ended_is_dropped_and_its_server_disconnected(ending_call: type) -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            delivery = await _running(queue, writers, job)
+            more: dict[str, Any] = {"usage": Usage(1, 1)} if ending_call is Settle else {}
+            queue.store.now(ending_call(organisation="acme", caller_now_ms=queue.clock.ms, reservation=job.job, **more))
+            await queue.sleep.advance(4)
+            await queue.drop(delivery)
+            await queue.stage.servers[0].disconnected.wait()
+
+    asyncio.run(main())
+
+
+# --- more than one delivery --------------------------------------------------------------------------------------
+
+
+def test_second_delivery_waits_while_the_first_one_runs_and_is_dropped_once_that_is_published() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            first = await _running(queue, writers, job)
+            second = queue.deliver(job)
+            await queue.sleep.advance(200)
+            assert (len(writers), second.done()) == (1, False)
+            writers[0].write(ending(usage(7, 4)))
+            result = await queue.finish(first)
+            queue.publish(job)
+            await queue.sleep.advance(2)
+            await queue.drop(second)
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_job_of_an_executor_that_died_is_run_again_after_10_s_and_billed_once() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve, limits=(CONCURRENCY,)) as queue:
+            job = queue.accept()
+            first = await _running(queue, writers, job)
+            await queue.sleep.advance(5)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            await queue.stage.servers[0].disconnected.wait()
+            assert (queue.calls(Settle), queue.calls(Void)) == (0, 0)
+            second = queue.deliver(job)
+            await queue.sleep.advance(9)
+            assert len(writers) == 1
+            await queue.sleep.advance(2)
+            await until(lambda: len(writers) == 2)
+            assert concurrency_held(queue) == 1
+            writers[1].write(ANSWER)
+            result = await queue.finish(second)
+            assert queue.charge(job, result) == (7, 3)
+            (*_, end) = queue.store.ends()
+            assert end.kind is EventKind.POSTED
+
+    asyncio.run(main())
+
+
+def test_job_whose_result_is_published_is_dropped() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            result = await queue.run(job)
+            queue.publish(job)
+            assert await queue.executor.execute(job) == Dropped()
+            assert len(queue.stage.received) == 1
+            queue.collect(result)
+            assert await queue.executor.execute(job) == Dropped()
+
+    asyncio.run(main())
+
+
+# --- a store that lost its state ---------------------------------------------------------------------------------
+
+
+def test_running_job_is_asserted_again_to_a_store_that_lost_it() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            delivery = await _running(queue, writers, job)
+            queue.lose_state(epoch=2)
+            await queue.sleep.advance(4)
+            assert queue.calls(Reassert) == 1
+            seen = queue.look(job)
+            assert (seen.running, seen.touched_completion) == (True, 4)
+            await queue.sleep.advance(100)
+            assert queue.calls(Reassert) == 1
+            writers[0].write(ending(usage(7, 4)))
+            result = await queue.finish(delivery)
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_running_job_whose_lease_passed_while_the_store_was_lost_acquires_again() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            delivery = await _running(queue, writers, job)
+            queue.store.refusing = (Touch,)
+            await queue.sleep.advance(70)
+            queue.lose_state(epoch=2)
+            queue.store.refusing = ()
+            await queue.sleep.advance(4)
+            assert queue.look(job).running
+            writers[0].write(ending(usage(7, 4)))
+            result = await queue.finish(delivery)
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_running_job_goes_on_while_the_store_is_being_rebuilt() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            delivery = await _running(queue, writers, job)
+            queue.store.organisation = Organisation("acme")
+            await queue.sleep.advance(20)
+            assert not delivery.done()
+            queue.lose_state(epoch=2)
+            await queue.sleep.advance(4)
+            assert queue.look(job).running
+            writers[0].write(ending(usage(7, 4)))
+            result = await queue.finish(delivery)
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_waiting_job_of_an_older_epoch_is_held_again_and_runs() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.lose_state(epoch=2)
+            result = await queue.run(job)
+            assert queue.look(job).state is State.OPEN
+            assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())
+
+
+# --- the record --------------------------------------------------------------------------------------------------
+
+
+def test_job_is_observed_from_its_start_to_its_end_once() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            await queue.run(job)
+            await queue.executor.execute(b"")
+            assert queue.stage.health.begun == 1
+            (record,) = queue.stage.health.records
+            assert (record.lane, record.outcome, record.status) == ("queue", "ok", 200)
+            assert (record.organisation, record.model, record.reservation) == ("acme", "chat", job.job)
+            assert (record.prompt_tokens, record.completion_tokens, record.usage_source) == (7, 3, "upstream")
+
+    asyncio.run(main())
