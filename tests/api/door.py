@@ -15,7 +15,7 @@ from typing import TypeVar
 import uvloop
 
 from penstock.api.application import application
-from penstock.api.server import serve
+from penstock.api.server import bind, serve
 from penstock.api.services import Bounds, ModelCard, Services
 from penstock.errors import Forbidden, InvalidRequest, PenstockError, QuotaDenied, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
@@ -419,12 +419,10 @@ def listening(
         found["stop"] = stop
         found["loop"] = asyncio.get_running_loop()
 
-        def started(port: int) -> None:
-            found["port"] = port
-            ready.set()
-
+        listener = bind("127.0.0.1", 0)
+        found["port"] = listener.getsockname()[1]
         async with around():
-            await serve(app, host="127.0.0.1", port=0, stop=stop, started=started, **options)  # type: ignore[arg-type]
+            await serve(app, listener, stop=stop, started=ready.set, **options)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 
 import pytest
 
 from penstock.api.application import application
-from penstock.api.server import serve
+from penstock.api.server import bind
 from penstock.errors import ConfigurationError
-from tests.api.door import Door, listening, read_answer
+from tests.api.door import listening, read_answer
 from tests.api.test_departure import gated
 
 
@@ -64,10 +63,16 @@ def test_a_stream_that_does_not_end_in_time_ends_with_an_error_and_without_done(
 
 
 def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
-    async def listen_on(port: int) -> None:
-        await serve(application(Door().services()), host="127.0.0.1", port=port, stop=asyncio.Event())
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}: .* choose another"):
-            asyncio.run(listen_on(port))
+        with pytest.raises(ConfigurationError) as refused:
+            bind("127.0.0.1", port)
+    assert refused.value.message == (
+        f"port: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "stop what listens there, or choose another port"
+    )
+
+
+def test_an_address_of_another_machine_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot listen on 192\.0\.2\.1:0: .*; choose another"):
+        bind("192.0.2.1", 0)

@@ -121,12 +121,19 @@ class Service(Program):
 
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run another command on the same configuration and data; what it printed."""
+        return self._ended(arguments, expect=expect).stdout
+
+    def refused(self, *arguments: str) -> str:
+        """Run a command that must end with 1; what it said on standard error."""
+        return self._ended(arguments, expect=1).stderr
+
+    def _ended(self, arguments: tuple[str, ...], *, expect: int) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "penstock", *arguments], cwd=self.folder, capture_output=True, text=True,
             stdin=subprocess.DEVNULL, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == expect, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return done
 
     def audited(self) -> dict[str, Any]:
         """What the audit says of the one organisation; it must be clean."""

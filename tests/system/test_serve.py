@@ -211,4 +211,22 @@ def test_health_metrics_and_log_tell_of_a_request_and_repeat_no_prompt_and_no_ke
 
 def test_a_second_service_on_the_same_data_is_refused_with_the_fix(serving: Callable[..., Service]) -> None:
     service = serving()
-    service.command("serve", "--port", "0", "--operations-port", "0", expect=1)
+    assert service.process is not None
+    (told,) = service.refused("serve", "--port", "0", "--operations-port", "0").splitlines()
+    assert f"another penstock (process {service.process.pid}) already serves the database" in told
+    assert told.endswith("stop it, or give this one a directory of its own with --data")
+
+
+def test_a_taken_port_is_refused_in_one_line_before_anything_is_started(
+    tmp_path: Path, serving: Callable[..., Service]
+) -> None:
+    service = serving()
+    elsewhere = tmp_path / "elsewhere"
+    for option, other in (("--port", "--operations-port"), ("--operations-port", "--port")):
+        taken = service.running["url" if option == "--port" else "operations_url"].rpartition(":")[2]
+        (told,) = service.refused("serve", option, taken, other, "0", "--data", str(elsewhere)).splitlines()
+        assert told == (
+            f"penstock: server.{option[2:].replace('-', '_')}: cannot listen on 127.0.0.1:{taken}: "
+            "Address already in use; stop what listens there, or choose another port"
+        )
+    assert not (elsewhere / "penstock.db").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -21,6 +22,7 @@ from penstock.api.failures import error_body
 from penstock.errors import ConfigurationError
 
 HEAD_TOO_LARGE = 431
+BACKLOG = 2048
 CLEANUP_S = 5.0
 
 
@@ -116,13 +118,33 @@ class _Server(uvicorn.Server):
         yield
 
 
+def bind(host: str, port: int, *, setting: str = "port") -> socket.socket:
+    """Take an address without answering on it yet, so that one that is taken is told before anything else starts.
+
+    Args:
+        port: 0 for a free one, which ``getsockname`` then tells.
+        setting: Where the port is configured, for the error.
+
+    Raises:
+        ConfigurationError: It is taken, or not of this machine.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an end a moment ago is no hindrance
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        fix = "stop what listens there, or choose another port" if error.errno == errno.EADDRINUSE else "choose another"
+        raise ConfigurationError((f"{setting}: cannot listen on {host}:{port}: {error.strerror}; {fix}",)) from error
+    return listener
+
+
 async def serve(
     application: Callable[..., Any],
+    listener: socket.socket,
     *,
-    host: str,
-    port: int,
     stop: asyncio.Event,
-    started: Callable[[int], None] = lambda port: None,
+    started: Callable[[], None] = lambda: None,
     shutdown_s: float = 30.0,
     head_bytes_max: int = 16_000,
     head_s: float = 10.0,
@@ -133,17 +155,14 @@ async def serve(
     Run it in a uvloop (``uvloop.run``); it takes the loop that it finds.
 
     Args:
-        port: 0 for a free one.
-        started: Told the port once connections are accepted.
+        listener: As ``bind`` gives it; closed at the end.
+        started: Told once connections are accepted.
         shutdown_s: Then what still runs is cancelled, and its client told to send the request again.
         head_bytes_max: Of a request line with its headers.
         head_s: How long these may take to arrive.
         keep_alive_s: How long a connection may be idle.
-
-    Raises:
-        ConfigurationError: The address cannot be listened on.
     """
-    listener = _listen(host, port)
+    listener.listen(BACKLOG)
     protocol = type("Protocol", (BoundedProtocol,), {"head_bytes_max": head_bytes_max, "head_s": head_s})
     config = uvicorn.Config(
         application,
@@ -166,24 +185,13 @@ async def serve(
 
     waiting = asyncio.create_task(stop_when_told())
     try:
-        started(listener.getsockname()[1])
+        started()
         await server.serve(sockets=[listener])
     finally:
         waiting.cancel()
         listener.close()
     if server.server_state.tasks:  # cancelled above: let them settle what they had begun
         await asyncio.wait(server.server_state.tasks, timeout=CLEANUP_S)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigurationError(
-            (f"cannot listen on {host}:{port}: {reason}; stop what listens there, or choose another host or port",)
-        ) from error
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -27,9 +27,11 @@ def serve(
     config: ConfigurationFiles = DEFAULT_FILES,
     data: DataDirectory = None,
     host: Annotated[str | None, typer.Option(help="Instead of `server.host`.")] = None,
-    port: Annotated[int | None, typer.Option(help="Instead of `server.port`; 0 for a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Instead of `server.port`; 0 for a free one.")
+    ] = None,
     operations_port: Annotated[
-        int | None, typer.Option(help="Instead of `server.operations_port`; 0 for a free one.")
+        int | None, typer.Option(min=0, max=65535, help="Instead of `server.operations_port`; 0 for a free one.")
     ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="One line for each request on standard output; auto: text on a terminal.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from socket import socket
 from typing import Any
 
-from penstock.api.server import serve
+from penstock.api.server import bind, serve
 from penstock.config import Configuration
 from penstock.wiring.places import Places
 from penstock.wiring.running import Running, announce, local_url, retract
@@ -27,9 +29,33 @@ class Started:
     first_key: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Both addresses, taken, so that nobody else can have them while the rest starts."""
+
+    public: socket
+    operations: socket
+
+
+@contextmanager
+def taken(configuration: Configuration) -> Iterator[Addresses]:
+    """Take both addresses; free them after the block.
+
+    Raises:
+        ConfigurationError: One is taken already, or is not of this machine.
+    """
+    server = configuration.server
+    with (
+        bind(server.host, server.port, setting="server.port") as public,
+        bind(server.operations_host, server.operations_port, setting="server.operations_port") as operations,
+    ):
+        yield Addresses(public=public, operations=operations)
+
+
 async def listen(
     configuration: Configuration,
     places: Places,
+    addresses: Addresses,
     public: Callable[..., Any],
     operations: Callable[..., Any],
     *,
@@ -40,37 +66,21 @@ async def listen(
     """Both listeners, until told to stop; the operations port answers until the public one has ended."""
     server = configuration.server
     operations_stop = asyncio.Event()
-    operations_port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    async with asyncio.TaskGroup() as listeners:
-        listening = listeners.create_task(
-            serve(
-                operations,
-                host=server.operations_host,
-                port=server.operations_port,
-                stop=operations_stop,
-                started=operations_port.set_result,
-                shutdown_s=1.0,
-            )
+
+    def accepted() -> None:
+        told = Started(
+            url=local_url(server.host, _port(addresses.public)),
+            operations_url=local_url(server.operations_host, _port(addresses.operations)),
+            first_key=first_key,
         )
-        waited: list[asyncio.Future[Any]] = [listening, operations_port]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not operations_port.done():
-            return  # the group raises what went wrong
+        announce(places, Running(pid=os.getpid(), url=told.url, operations_url=told.operations_url))
+        started(told)
 
-        def accepted(port: int) -> None:
-            told = Started(
-                url=local_url(server.host, port),
-                operations_url=local_url(server.operations_host, operations_port.result()),
-                first_key=first_key,
-            )
-            announce(places, Running(pid=os.getpid(), url=told.url, operations_url=told.operations_url))
-            started(told)
-
+    async def answer() -> None:
         try:
             await serve(
                 public,
-                host=server.host,
-                port=server.port,
+                addresses.public,
                 stop=stop,
                 started=accepted,
                 shutdown_s=server.shutdown_ms / 1000,
@@ -79,3 +89,12 @@ async def listen(
         finally:
             retract(places)
             operations_stop.set()
+
+    async with asyncio.TaskGroup() as both:
+        both.create_task(serve(operations, addresses.operations, stop=operations_stop, shutdown_s=1.0))
+        both.create_task(answer())
+
+
+def _port(listener: socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port

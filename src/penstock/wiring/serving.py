@@ -2,7 +2,7 @@
 
 ::
 
-    database -> quota -> local model -> upstream client -> lane -> API and operations port
+    addresses -> database -> quota -> local model -> upstream client -> lane -> API and operations port
     and down the same way: listeners first, then the lane's settles, then the last commit
 """
 
@@ -40,7 +40,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing, in_file
 from penstock.wiring.lanes import model_cards, realtime_lane
-from penstock.wiring.listening import Started, listen
+from penstock.wiring.listening import Started, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.secrets import read_peppers
 
@@ -72,6 +72,7 @@ async def serve_embedded(
     clock = SystemClock()
     peppers = read_peppers(configuration, places, os.environ)
     async with AsyncExitStack() as parts:
+        addresses = parts.enter_context(taken(configuration))
         engine = open_engine(places.database)
         parts.callback(engine.dispose)
         await asyncio.to_thread(migrate, engine)
@@ -117,7 +118,14 @@ async def serve_embedded(
             audit=lambda: audit_service(quota, engine, now_ms=clock.now_ms()),
         )
         await listen(
-            configuration, places, application(services), operations, stop=stop, started=started, first_key=first_key
+            configuration,
+            places,
+            addresses,
+            application(services),
+            operations,
+            stop=stop,
+            started=started,
+            first_key=first_key,
         )
 
 

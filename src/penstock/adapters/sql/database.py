@@ -130,7 +130,8 @@ def sole_service(path: Path) -> Iterator[None]:
     except _Held as error:
         raise StoreUnavailable(
             f"another penstock (process {error}) already serves the database {path}: "
-            "two would each admit the whole of every limit; stop it, or name another database for this one"
+            "two would each admit the whole of every limit; "
+            "stop it, or give this one a directory of its own with --data"
         ) from error
 
 
