@@ -73,8 +73,8 @@ async def listen(
             operations_url=local_url(server.operations_host, _port(addresses.operations)),
             first_key=first_key,
         )
+        started(told)  # first: who finds the announcement may rely on the first key being shown
         announce(places, Running(pid=os.getpid(), url=told.url, operations_url=told.operations_url))
-        started(told)
 
     async def answer() -> None:
         try:
