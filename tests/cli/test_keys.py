@@ -188,10 +188,11 @@ def test_every_change_is_in_the_audit_log_without_a_secret(run: Run, data: Path)
         assert macs_of(token, data)[0] not in text
 
 
-def test_a_configuration_with_stores_is_told_to_use_the_api(run: Run, configuration: Path) -> None:
-    stores = "stores: {redis: {url: redis://r}, postgresql: {url: postgresql://p}, rabbitmq: {url: amqp://q}}\n"
+def test_a_configuration_with_stores_has_its_keys_in_postgresql(run: Run, configuration: Path) -> None:
+    nobody = "postgresql://127.0.0.1:9/penstock"
+    stores = f"stores: {{redis: {{url: redis://r}}, postgresql: {{url: {nobody}}}, rabbitmq: {{url: amqp://q}}}}\n"
     configuration.write_text(configuration.read_text() + stores)
-    assert "stores: given" in run("keys", "list").err
+    assert "PostgreSQL does not answer, database penstock at 127.0.0.1:9" in run("keys", "list").err
 
 
 def test_the_installed_command_makes_a_key_for_a_shell_variable(configuration: Path, data: Path) -> None:

@@ -15,11 +15,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys, StoredKey
 from penstock.api.permissions import PERMISSIONS, Audience
 from penstock.cli import app
-from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config import Configuration, NotationError
 from penstock.config.notation import NANOS_PER_USD, parse_duration, parse_usd
 from penstock.config.walking import nearest
@@ -28,6 +27,7 @@ from penstock.console.screen import screen
 from penstock.errors import InvalidRequest
 from penstock.lanes.credentials import mac, mint
 from penstock.quota.definitions import Key
+from penstock.wiring.database import opened_database
 from penstock.wiring.places import Places
 from penstock.wiring.running import local_url
 from penstock.wiring.secrets import read_peppers
@@ -71,7 +71,7 @@ def create(
 
         export OPENAI_API_KEY=$(penstock keys create acme --team search --name ci)
     """
-    configuration, places = load_embedded(config, data)
+    configuration, places = load_with_places(config, data)
     _check_organisation(configuration, organisation, team)
     now_ms = _now_ms()
     key = Key(
@@ -84,7 +84,7 @@ def create(
     )
     token = mint(organisation, key.id, secret=secrets.token_bytes(32))
     key = replace(key, macs=((_mac(token, configuration, places), 0),))
-    with _opened(places) as stored:
+    with _opened(configuration, places) as stored:
         stored.create(organisation, key, name=name, now_ms=now_ms, actor=_actor())
     _show_once(token, f"Key {key.id} of {organisation}{f', team {team}' if team else ''}", configuration)
 
@@ -97,9 +97,9 @@ def list_keys(
     data: DataDirectory = None,
 ) -> None:
     """Show keys with their scope, expiry and state. Secrets are not kept, so none can be shown."""
-    configuration, places = load_embedded(config, data)
+    configuration, places = load_with_places(config, data)
     now_ms = _now_ms()
-    with _opened(places) as stored:
+    with _opened(configuration, places) as stored:
         found = stored.list(organisation)
     if organisation is not None and not found:
         _check_organisation(configuration, organisation, None)
@@ -126,9 +126,9 @@ def rotate(
 
     Scopes, limits and the id stay; put the new secret in place before the old one ends.
     """
-    configuration, places = load_embedded(config, data)
+    configuration, places = load_with_places(config, data)
     grace_ms, now_ms = _parsed(grace, "--grace"), _now_ms()
-    with _opened(places) as stored:
+    with _opened(configuration, places) as stored:
         stored.get(organisation, key_id)
         token = mint(organisation, key_id, secret=secrets.token_bytes(32))
         hashed = _mac(token, configuration, places)
@@ -145,22 +145,16 @@ def revoke(
     data: DataDirectory = None,
 ) -> None:
     """Refuse a key for good, within a second also where the service runs. It stays in the list and the ledger."""
-    _, places = load_embedded(config, data)
-    with _opened(places) as stored:
+    configuration, places = load_with_places(config, data)
+    with _opened(configuration, places) as stored:
         stored.revoke(organisation, key_id, now_ms=_now_ms(), actor=_actor())
     sys.stderr.write(f"key {key_id} of {organisation} is revoked\n")
 
 
 @contextmanager
-def _opened(places: Places) -> Iterator[Keys]:
-    """The table of keys, made if this is the first command on the directory."""
-    places.create()
-    engine = open_engine(places.database)
-    try:
-        migrate(engine)
+def _opened(configuration: Configuration, places: Places) -> Iterator[Keys]:
+    with opened_database(configuration, places) as engine:
         yield Keys(engine)
-    finally:
-        engine.dispose()
 
 
 def _show_once(token: str, what: str, configuration: Configuration) -> None:

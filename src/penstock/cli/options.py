@@ -36,15 +36,25 @@ def places_of(configuration: Configuration, data: Path | None) -> Places:
     return Places.choose(data, configuration.server.data_directory, os.environ)
 
 
+def load_with_places(files: list[Path], data: Path | None) -> tuple[Configuration, Places]:
+    """Read the configuration, and find where its state is.
+
+    Raises:
+        ConfigurationError: It has problems.
+    """
+    configuration = load(files)
+    return configuration, places_of(configuration, data)
+
+
 def load_embedded(files: list[Path], data: Path | None) -> tuple[Configuration, Places]:
     """Read the configuration for a command that opens the embedded default's own database.
 
     Raises:
         ConfigurationError: It has problems, or names stores.
     """
-    configuration = load(files)
+    configuration, places = load_with_places(files, data)
     if configuration.stores is not None:
         raise ConfigurationError(
             ("stores: given, but this command reads the embedded default's database; ask the service's API instead",)
         )
-    return configuration, places_of(configuration, data)
+    return configuration, places

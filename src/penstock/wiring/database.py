@@ -1,0 +1,58 @@
+"""The one database of either mode: SQLite in the data directory, or PostgreSQL as the configuration names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine
+
+from penstock.adapters.postgresql import database as postgresql
+from penstock.adapters.sql import database as sqlite
+from penstock.config import Configuration
+from penstock.wiring.places import Places
+from penstock.wiring.stores import Role, Service, address
+
+
+def cluster_engine(configuration: Configuration, role: Role | None) -> Engine:
+    """An engine on the cluster's PostgreSQL.
+
+    Args:
+        configuration: With stores.
+        role: What the process is; None for ``penstock setup``.
+
+    Raises:
+        ConfigurationError: A reference leads nowhere.
+    """
+    found = address(configuration, Service.POSTGRESQL, role, os.environ)
+    return postgresql.open_engine(
+        f"postgresql://{found.host}:{found.port}/{found.path}",
+        username=found.username or None,
+        password=found.password or None,
+        ca=None if found.ca is None else str(found.ca),
+        application=f"penstock {role or 'setup'}",
+    )
+
+
+@contextmanager
+def opened_database(configuration: Configuration, places: Places) -> Iterator[Engine]:
+    """For a command: an engine on whichever database keys and ledger are in, disposed of at the end.
+
+    A SQLite database is made if it is not there; PostgreSQL's is ``penstock setup``'s.
+
+    Raises:
+        ConfigurationError: A reference leads nowhere.
+        StoreUnavailable: The database cannot be opened.
+    """
+    if configuration.stores is not None:
+        engine = cluster_engine(configuration, Role.API)
+    else:
+        places.create()
+        engine = sqlite.open_engine(places.database)
+    try:
+        if configuration.stores is None:
+            sqlite.migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
