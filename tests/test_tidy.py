@@ -38,7 +38,18 @@ REVIEWED_SLEEPS: dict[str, str] = {
 
 # Tests about no layer of the package.
 TESTS_OF_NO_LAYER = frozenset(
-    {"conftest", "docs", "docs_rules", "tidy", "tidy_rules", "wheel", "simulation", "system", "benchmarks"}
+    {
+        "conftest",
+        "docs",
+        "docs_commands",
+        "docs_rules",
+        "tidy",
+        "tidy_rules",
+        "wheel",
+        "simulation",
+        "system",
+        "benchmarks",
+    }
 )
 
 # Loaded by name: commands of the command line, migrations, and what `python -m` runs.

@@ -30,7 +30,7 @@ def partition_of(organisation: str) -> int:
 
     Example:
         >>> partition_of("acme")
-        11
+        40
     """
     return binascii.crc_hqx(organisation.encode(), 0) % PARTITIONS
 
@@ -46,7 +46,7 @@ def keys_of(organisation: str) -> tuple[bytes, ...]:
 
     Example:
         >>> keys_of("acme")[0]
-        b'{q11}:acme:counters'
+        b'{q40}:acme:counters'
     """
     partition, name = partition_of(organisation), organisation.encode()
     own = tuple(b"{q%d}:%s:%s" % (partition, name, field) for field in _FIELDS)

@@ -1,0 +1,84 @@
+"""Where the commands of the documentation run: each stage starts what its pages speak of, and tells where it is.
+
+A stage is a context that yields environment variables for its commands. A component adds its own here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from penstock.adapters.redis.address import read_address
+from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.library import load_library
+from penstock.adapters.redis.store import open_store
+from penstock.quota import (
+    Define,
+    Definitions,
+    Key,
+    Kind,
+    Lane,
+    Limit,
+    Metric,
+    Model,
+    Price,
+    Ready,
+    Reserve,
+    Reserved,
+    Settle,
+    Usage,
+    reservation_id,
+)
+from tests.system.services import Redis
+
+
+@contextmanager
+def redis(place: Path) -> Iterator[dict[str, str]]:
+    """A Redis in which acme has settled one request and holds another: ``REDIS_URL``."""
+    service = Redis(place)
+    try:
+        service.start()
+        asyncio.run(_fill(service.url))
+        yield {"REDIS_URL": service.url, "FAKETTY": "1"}  # redis-cli then prints as it does in a terminal
+    finally:
+        service.stop()
+
+
+async def _fill(url: str) -> None:
+    client = RedisClient(read_address(url))
+    await load_library(client)
+    await client.close()
+    now_ms = int(time.time() * 1000)
+    limits = (
+        Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.RATE, period_ms=60_000, cap=200_000),
+        Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.WINDOW, cap=50_000_000),
+        Limit(owner="acme", metric=Metric.CONCURRENCY, kind=Kind.CONCURRENCY, cap=32),
+    )
+    price = Price(prompt_picos=150_000, completion_picos=600_000)
+    definitions = Definitions(
+        limits=limits,
+        keys={"k1": Key(id="k1", macs=(("ab12", 0),))},
+        models={"chat-small": Model(name="chat-small", context=8192, price=price)},
+    )
+    async with open_store(url) as store:
+        await store.apply(Define(organisation="acme", caller_now_ms=now_ms, version=1, definitions=definitions))
+        await store.apply(Ready(organisation="acme", caller_now_ms=now_ms, epoch=1))
+        for number in (1, 2):
+            reserve = Reserve(
+                organisation="acme", caller_now_ms=now_ms, reservation=reservation_id(now_ms, number), nonce="n",
+                fingerprint="f", key="k1", key_mac="ab12", route="chat.completions", model="chat-small",
+                body_bytes=400, outputs_bound=256, lane=Lane.REALTIME, job_deadline_ms=now_ms + 600_000,
+            )  # fmt: skip
+            answer = await store.apply(reserve)
+            assert isinstance(answer, Reserved)
+        settle = Settle(
+            organisation="acme", caller_now_ms=now_ms, reservation=reservation_id(now_ms, 1), usage=Usage(97, 42)
+        )
+        await store.apply(settle)
+
+
+Stage = Callable[[Path], AbstractContextManager[dict[str, str]]]
+STAGES: dict[str, Stage] = {"redis": redis}
