@@ -37,7 +37,7 @@ class Scenario:
 
     Args:
         shares: Requests in one round, by gateway: enough for a second or more of CPU time.
-        decode: Tokens a second of the model server; chunks must arrive one by one to be counted one by one.
+        decode: Tokens a second of one answer; slow enough that chunks arrive one by one, as those of a model do.
         events: Events that each answer must have at least.
     """
 
@@ -50,7 +50,7 @@ class Scenario:
 
 
 REQUESTS = Scenario("request", {"nginx": 20_000, "penstock": 8_000, "portkey": 1_500, "litellm": 200}, 16, 0, False, 0)
-STREAMS = Scenario("stream", {"nginx": 800, "penstock": 500, "portkey": 200, "litellm": 30}, CHUNKS, 500, True, CHUNKS)
+STREAMS = Scenario("stream", {"nginx": 320, "penstock": 320, "portkey": 160, "litellm": 32}, CHUNKS, 50, True, CHUNKS)
 
 
 def target(gateway: Gateway, scenario: Scenario) -> Target:
@@ -70,7 +70,7 @@ def all_started(scenario: Scenario, names: list[str]) -> Iterator[list[tuple[Gat
         gateways = [peers.penstock(folder) if name == "penstock" else made[name]() for name in names]
         started = [(gateway, stack.enter_context(gateway.started(folder))) for gateway in gateways]
         for gateway, _ in started:
-            answers = asyncio.run(send(target(gateway, scenario), 50, connections=16))
+            answers = asyncio.run(send(target(gateway, scenario), 50, connections=32))
             checked(answers, events=scenario.events)
         yield started
 
@@ -84,7 +84,7 @@ def measure(scenario: Scenario, names: list[str], *, rounds: int, share: float) 
                 gateway, pid = started[(turn + index) % len(started)]
                 requests = max(1, int(scenario.shares[gateway.name] * share))
                 before = settled_cpu_s(pid)
-                answers = asyncio.run(send(target(gateway, scenario), requests, connections=16))
+                answers = asyncio.run(send(target(gateway, scenario), requests, connections=32))
                 used_s = settled_cpu_s(pid) - before
                 checked(answers, events=scenario.events)
                 figures[gateway.name].append(used_s / requests * 1e6)

@@ -42,12 +42,16 @@ class Target:
 
 @dataclass(slots=True)
 class Answer:
-    """One answer, as it arrives."""
+    """One answer, as ``parser`` reads it. Whether its connection stays open is known only while it is read."""
 
+    parser: httptools.HttpResponseParser = field(init=False)
     status: int = 0
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     keep: bool = True
+
+    def __post_init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
 
     @property
     def events(self) -> int:
@@ -58,6 +62,10 @@ class Answer:
     def done(self) -> bool:
         """The stream ended as streams of this API do."""
         return b"[DONE]" in self.body[-64:]
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        self.status, self.keep = self.parser.get_status_code(), self.parser.should_keep_alive()
 
     def on_body(self, piece: bytes) -> None:
         """Called by the parser."""
@@ -75,14 +83,12 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, r
         ConnectionError: The connection ended before the answer did.
     """
     answer = Answer()
-    parser = httptools.HttpResponseParser(answer)
     writer.write(request)
     while not answer.complete:
         data = await reader.read(65_536)
         if not data:
             raise ConnectionError("the connection ended in the middle of an answer")
-        parser.feed_data(data)
-    answer.status, answer.keep = parser.get_status_code(), parser.should_keep_alive()
+        answer.parser.feed_data(data)
     return answer
 
 
