@@ -136,11 +136,7 @@ class Keys:
         actor: str,
     ) -> StoredKey:
         after = _get(connection, organisation, key_id)
-        insert_into = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        upsert = insert_into(versions).values(name=DEFINITIONS, version=1)
-        connection.execute(
-            upsert.on_conflict_do_update(index_elements=["name"], set_={"version": versions.c.version + 1})
-        )
+        raise_version(connection)
         record(
             connection,
             at_ms=now_ms,
@@ -152,6 +148,15 @@ class Keys:
             after=_audited(after),
         )
         return after
+
+
+def raise_version(connection: Connection) -> int:
+    """Take the next version of keys and definitions; any other change waits until this transaction has ended."""
+    insert_into = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    upsert = insert_into(versions).values(name=DEFINITIONS, version=1)
+    raised = upsert.on_conflict_do_update(index_elements=["name"], set_={"version": versions.c.version + 1})
+    version: int = connection.execute(raised.returning(versions.c.version)).scalar_one()
+    return version
 
 
 def _get(connection: Connection, organisation: str, key_id: str, *, to_change: bool = False) -> StoredKey:

@@ -51,4 +51,5 @@ def _numbers(*names: str) -> list[sa.Column[int]]:
 
 
 def _texts(*names: str) -> list[sa.Column[str]]:
-    return [sa.Column(name, sa.Text, nullable=False) for name in names]
+    text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # in the order of bytes, as SQLite and we sort
+    return [sa.Column(name, text, nullable=False) for name in names]

@@ -1,0 +1,67 @@
+"""The tables of what governs requests, besides keys: organisations, their teams and limits, models and their prices.
+
+The cluster's processes read definitions from here, so that all of them see one version; ``penstock setup`` carries the
+configuration over. Prices are never changed: a new one is a row with the moment from which it holds.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, PrimaryKeyConstraint, Table, Text
+
+from penstock.adapters.sql.tables import metadata
+
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("reserve", Text, nullable=False),  # penstock.quota.definitions.ReservePolicy
+    Column("overrun", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("removed_at_ms", BigInteger, nullable=False),  # 0: not removed; then it has no limits, models or keys
+    PrimaryKeyConstraint("name"),
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("organisation", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    PrimaryKeyConstraint("organisation", "name"),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("organisation", Text, nullable=False),
+    Column("id", Text, nullable=False),  # penstock.quota.limits.limit_id
+    Column("owner", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("period_ms", BigInteger, nullable=False),
+    Column("anchor_ms", BigInteger, nullable=False),
+    Column("model", Text),
+    Column("cap", BigInteger, nullable=False),
+    PrimaryKeyConstraint("organisation", "id"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("context", BigInteger, nullable=False),
+    Column("template_tokens", BigInteger, nullable=False),
+    Column("tokens_per_byte_max", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name"),
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("model", Text, nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("prompt_picos", BigInteger, nullable=False),
+    Column("cached_picos", BigInteger, nullable=False),
+    Column("completion_picos", BigInteger, nullable=False),
+    Column("request_picos", BigInteger, nullable=False),
+    PrimaryKeyConstraint("model", "since_ms"),
+)
