@@ -9,21 +9,19 @@ while their sum is right.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from penstock.adapters.embedded.restarting import rebuilt
 from penstock.adapters.embedded.store import EmbeddedStore
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.errors import StoreUnavailable
-from penstock.lanes.audit import Difference, audit
-from penstock.lanes.audit_report import AuditReport, OrganisationAudit
-from penstock.quota.definitions import Definitions, Kind
-from penstock.quota.events import Event
-from penstock.quota.limits import parse_limit_id, window_ends_ms
-from penstock.quota.operations import Inspect, InspectAnswer, Inspected
+from penstock.lanes.audit_report import AuditReport
+from penstock.quota.definitions import Definitions
+from penstock.quota.operations import Inspect, Inspected
+from penstock.wiring.comparing import compare_all, whole
 from penstock.wiring.places import Places
 
 
@@ -39,7 +37,7 @@ async def audit_service(store: EmbeddedStore, engine: Engine, *, now_ms: int) ->
             inspected = {name: await _inspect(store, name, now_ms) for name in store.organisations}
             connection.begin()
             LedgerReads(connection).newest_ms()  # the first read fixes the snapshot
-        found = await asyncio.to_thread(_compare_all, connection, inspected, unwritten, each_row=False)
+        found = await asyncio.to_thread(compare_all, connection, inspected, unwritten, each_row=False)
     finally:
         connection.close()
     return AuditReport(source="service", organisations=found)
@@ -64,62 +62,14 @@ def audit_database(places: Places, definitions: Mapping[str, Definitions], *, no
         with engine.begin() as connection:
             organisations = rebuilt(connection, definitions, version=1, time_ms=now_ms)
             inspected = {
-                name: _whole(name, each.apply(Inspect(organisation=name, caller_now_ms=now_ms), time_ms=now_ms))
+                name: whole(name, each.apply(Inspect(organisation=name, caller_now_ms=now_ms), time_ms=now_ms))
                 for name, each in organisations.items()
             }
-            found = _compare_all(connection, inspected, [], each_row=True)
+            found = compare_all(connection, inspected, [], each_row=True)
             return AuditReport(source="database", organisations=found)
     finally:
         engine.dispose()
 
 
 async def _inspect(store: EmbeddedStore, name: str, now_ms: int) -> Inspected:
-    return _whole(name, await store.apply(Inspect(organisation=name, caller_now_ms=now_ms)))
-
-
-def _whole(name: str, answer: InspectAnswer) -> Inspected:
-    if not isinstance(answer, Inspected):
-        raise StoreUnavailable(f"{name}: its quota state is not ready, so there is nothing to compare; try again")
-    return answer
-
-
-def _compare_all(
-    connection: Connection, inspected: Mapping[str, Inspected], unwritten: Sequence[Event], *, each_row: bool
-) -> tuple[OrganisationAudit, ...]:
-    ledger = LedgerReads(connection)
-    found = []
-    for name, each in sorted(inspected.items()):
-        on_the_way = [event for event in unwritten if event.organisation == name]
-        found.append(
-            OrganisationAudit(
-                organisation=name,
-                at_ms=each.now_ms,
-                limits=each.limits,
-                holds=len(each.holds),
-                tokens_held=sum(hold.tokens_held for hold in each.holds),
-                unwritten=len(on_the_way),
-                differences=tuple(_differences(ledger, name, each, on_the_way, each_row=each_row)),
-            )
-        )
-    return tuple(found)
-
-
-def _differences(
-    ledger: LedgerReads, name: str, inspected: Inspected, unwritten: Sequence[Event], *, each_row: bool
-) -> list[Difference]:
-    since_ms = _current_since_ms(inspected)
-    sums = ledger.window_sums(name, since_ms=since_ms)
-    if not each_row and not audit(inspected, window_sums=sums, unwritten=unwritten):
-        return []
-    rows = ledger.events(organisation=name, start_ms=since_ms)
-    return audit(inspected, window_sums=sums, unwritten=unwritten, rows=rows)
-
-
-def _current_since_ms(inspected: Inspected) -> int:
-    """When the oldest window that is current began: rows before it are in no counter."""
-    begins_ms = [inspected.now_ms]
-    for standing in inspected.limits:
-        if standing.kind == Kind.WINDOW:
-            limit = parse_limit_id(standing.limit)
-            begins_ms.append(window_ends_ms(limit.period_ms, limit.anchor_ms, standing.window - 1))
-    return min(begins_ms)
+    return whole(name, await store.apply(Inspect(organisation=name, caller_now_ms=now_ms)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -12,6 +12,9 @@ from penstock.errors import UpstreamError
 from penstock.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
 
 ANSWER_BYTES_MAX = 64_000_000
+WAIT_S = 30
+_ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,10 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    """Of an answer; a job has ``cached_tokens`` beside the others."""
+
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: _Details | None = None
 
@@ -78,7 +84,15 @@ class _Answer(msgspec.Struct):
     error: _Error | None = None
 
 
+class _Job(msgspec.Struct):
+    id: str
+    status: str
+    reason: str | None = None
+    usage: _Usage | None = None
+
+
 _answers = msgspec.json.Decoder(_Answer)
+_jobs = msgspec.json.Decoder(_Job)
 
 
 def due_s(at_ms: int, speed: float) -> float:
@@ -101,6 +115,7 @@ class Sender:
         concurrency: Requests at a time, as of clients that wait for their answers.
         speed: Times the trace's own; 0: as fast as ``concurrency`` allows.
         seen: Called with each outcome, for a progress bar.
+        as_jobs: Ask with ``Prefer: respond-async``, and wait for the job's end instead of the answer.
     """
 
     client: UpstreamClient
@@ -108,6 +123,7 @@ class Sender:
     keys: dict[str, str]
     concurrency: int
     speed: float = 0.0
+    as_jobs: bool = False
     seen: Callable[[Outcome], None] = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -119,7 +135,7 @@ class Sender:
 
         async def one(request: Planned) -> None:
             try:
-                outcome = await self._send(request)
+                outcome = await (self._send_job if self.as_jobs else self._send)(request)
             finally:
                 places.release()
             self.outcomes.append(outcome)
@@ -134,14 +150,50 @@ class Sender:
                 group.create_task(one(request))
         return self.outcomes
 
-    async def _send(self, planned: Planned) -> Outcome:
-        headers = {
-            "authorization": f"Bearer {self.keys[planned.organisation]}",
-            "content-type": "application/json",
-        }
-        request = UpstreamRequest(
-            method="POST", url=self.url + planned.path, headers=headers, body=planned.body, between_chunks_s=120.0
+    def _request(self, planned: Planned, headers: Mapping[str, str] = _NO_HEADERS) -> UpstreamRequest:
+        credential = {"authorization": f"Bearer {self.keys[planned.organisation]}", "content-type": "application/json"}
+        return UpstreamRequest(
+            method="POST",
+            url=self.url + planned.path,
+            headers={**credential, **headers},
+            body=planned.body,
+            between_chunks_s=120.0,
         )
+
+    async def _send_job(self, planned: Planned) -> Outcome:
+        request = self._request(planned, {"prefer": "respond-async"})
+        try:
+            status, body = await self._asked(request)
+            if status != 202:
+                return _refused(planned, status, body)
+            job = _jobs.decode(body)
+            look = replace(request, method="GET", url=f"{self.url}/v1/jobs/{job.id}?wait={WAIT_S}s", body=b"")
+            while job.status not in _ENDS:
+                status, body = await self._asked(look)
+                if status != 200:
+                    return _refused(planned, status, body)
+                job = _jobs.decode(body)
+        except (UpstreamError, msgspec.DecodeError) as error:
+            return Outcome(planned=planned, failure=str(error))
+        usage = job.usage or _Usage()
+        return Outcome(
+            planned=planned,
+            status=200,
+            failure="" if job.status == "succeeded" else f"{job.id} {job.status}: {job.reason}",
+            prompt=usage.prompt_tokens,
+            cached=usage.cached_tokens,
+            completion=usage.completion_tokens,
+        )
+
+    async def _asked(self, request: UpstreamRequest) -> tuple[int, bytes]:
+        response = await self.client.open(request)
+        try:
+            return response.status, await response.read(ANSWER_BYTES_MAX)
+        finally:
+            response.close()
+
+    async def _send(self, planned: Planned) -> Outcome:
+        request = self._request(planned)
         try:
             response = await self.client.open(request)
             try:
