@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -58,7 +57,7 @@ def answer(status: int = 200, body: bytes = b"") -> Answer:
 
 
 def test_another_status_than_200_stops_the_run_and_is_shown() -> None:
-    with pytest.raises(SystemExit, match="429: 1.*too many"):
+    with pytest.raises(SystemExit, match=r"429: 1.*too many"):
         checked([answer(), answer(429, b"too many")], events=0)
 
 
@@ -78,12 +77,12 @@ def test_cpu_time_counts_children_that_run_and_children_that_ended() -> None:
     subprocess.run([sys.executable, "-c", burn], check=True)
     assert cpu_s(os.getpid()) - before_s >= 0.09
     with subprocess.Popen([sys.executable, "-c", burn + "print(flush=True)\ninput()"], stdin=-1, stdout=-1) as child:
-        assert child.stdout is not None and child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdin is not None
         child.stdout.readline()
         assert child.pid in descendants(os.getpid())
         assert cpu_s(child.pid) >= 0.09
         child.stdin.close()
-    assert child.returncode is not None and time.process_time() > 0
 
 
 def test_the_table_gives_medians_by_cost_and_their_ratio_to_the_floor() -> None:
