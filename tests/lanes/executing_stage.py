@@ -211,6 +211,11 @@ class Queue:
         return self.store.now(kind(organisation="acme", caller_now_ms=self.clock.ms, reservation=job.job))
 
 
+def concurrency_held(queue: Queue) -> int:
+    """How many requests count in it now."""
+    return next(limit.held for limit in queue.store.inspect().limits if limit.metric == "concurrency")
+
+
 def body_of(result: JobResult) -> Any:
     return msgspec.json.decode(result.body)
 

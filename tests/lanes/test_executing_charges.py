@@ -61,6 +61,52 @@ def test_model_server_is_asked_to_stream_and_to_count_and_never_for_more_than_wa
     asyncio.run(main())
 
 
+def test_outputs_are_put_together_by_their_index_however_they_arrive() -> None:
+    async def main() -> None:
+        def part(index: int, text: str, finish: str | None = None) -> bytes:
+            choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+            return event({**delta(None), "choices": [choice]})
+
+        parts = [part(1, "b"), part(0, "a"), part(1, "d", "length"), part(0, "c", "stop")]
+        async with queued(sends(STREAM_HEAD, *parts, ending(usage(7, 4)))) as queue:
+            job = queue.accept({"n": 2}, outputs_bound=100)
+            result = await queue.run(job)
+            told = [(choice["message"]["content"], choice["finish_reason"]) for choice in body_of(result)["choices"]]
+            assert told == [("ac", "stop"), ("bd", "length")]
+            assert queue.charge(job, result) == (7, 4)
+
+    asyncio.run(main())
+
+
+def test_connection_is_kept_after_a_stream_that_was_read_to_its_end() -> None:
+    async def main() -> None:
+        async def slowly(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+            writer.write(STREAM_HEAD + tokens(1) + ending(usage(7, 1)).removesuffix(STREAM_END))
+            for _ in range(20):  # turns of the event loop, in which [DONE] is read
+                await asyncio.sleep(0)
+            writer.write(STREAM_END)
+
+        async with queued(slowly) as queue:
+            for _ in range(3):
+                queue.collect(await queue.run(queue.accept()))
+            assert queue.stage.servers[0].connections == 1
+
+    asyncio.run(main())
+
+
+def test_server_that_fails_now_and_then_is_not_ejected() -> None:
+    async def main() -> None:
+        oops, good = whole({}, "500 Oops"), STREAM_HEAD + tokens(1) + ending(usage(7, 1))
+        async with queued(in_turn(oops, oops, good, oops, oops, good)) as queue:
+            for _ in range(2):
+                delivery = queue.deliver(queue.accept())
+                await queue.sleep.advance(3)
+                assert (await queue.finish(delivery)).status is JobStatus.SUCCEEDED
+            assert [healthy for _, healthy in queue.stage.health.changes] == [True]
+
+    asyncio.run(main())
+
+
 def test_server_that_answers_whole_although_asked_to_stream_is_understood() -> None:
     async def main() -> None:
         async with queued(sends(whole(completion(usage(7, 3))))) as queue:
@@ -334,16 +380,16 @@ def test_job_that_runs_at_its_deadline_is_stopped_and_charged_what_was_produced(
     async def main() -> None:
         serve, writers = holding()
         async with queued(serve) as queue:
-            job = queue.accept()
+            job = queue.accept(job_deadline_ms=NOW_MS + 9_500)
             delivery = queue.deliver(job)
             await until(lambda: writers)
             writers[0].write(STREAM_HEAD + tokens(4))
-            await queue.sleep.advance(599.9)
+            await queue.sleep.advance(9.4)
             assert not delivery.done()
             await queue.sleep.advance(0.1)
             result = await queue.finish(delivery)
             await queue.stage.servers[0].disconnected.wait()
-            assert (result.status, result.finished_at_ms) == (JobStatus.EXPIRED, DEADLINE_MS)
+            assert (result.status, result.finished_at_ms) == (JobStatus.EXPIRED, NOW_MS + 9_500)
             assert queue.charge(job, result) == (PROMPT_ESTIMATE, 4)
 
     asyncio.run(main())
