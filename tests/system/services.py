@@ -133,17 +133,28 @@ class Service:
 
 
 class Redis(Service):
-    """redis-server with append-only file, as Penstock requires it."""
+    """redis-server with append-only file, as Penstock requires it.
+
+    Args:
+        options: More of them, ``--name value``; the later of two counts.
+        configuration: A file that it reads instead of being given Penstock's requirements as options.
+    """
 
     name = "redis"
-    appendfsync = "everysec"
+
+    def __init__(self, folder: Path, *options: str, configuration: Path | None = None) -> None:
+        super().__init__(folder)
+        self._options = options
+        self._configuration = configuration
 
     def command(self) -> list[str]:
-        return [
-            found_program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
-            "--appendonly", "yes", "--appendfsync", self.appendfsync, "--save", "",
-            "--maxmemory-policy", "noeviction", "--daemonize", "no",
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--daemonize", "no"]
+        required = [
+            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
         ]  # fmt: skip
+        if self._configuration is not None:
+            return [found_program("redis-server"), str(self._configuration), *place, *self._options]
+        return [found_program("redis-server"), *place, *required, *self._options]
 
     def is_ready(self) -> bool:
         return answers(self.port, b"PING\r\n", b"+PONG")
