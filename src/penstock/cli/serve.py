@@ -15,11 +15,12 @@ from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.log import LogFormat, configure_log, resolve_format
 from penstock.api.server import stop_on_signals
 from penstock.cli import app
-from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config import Configuration
 from penstock.wiring.listening import Started
 from penstock.wiring.places import Places
 from penstock.wiring.serving import serve_embedded
+from penstock.wiring.serving_cluster import serve_cluster
 
 
 @app.command()
@@ -37,16 +38,18 @@ def serve(
         LogFormat, typer.Option(help="One line for each request on standard output; auto: text on a terminal.")
     ] = LogFormat.AUTO,
 ) -> None:
-    """Serve an OpenAI-compatible API with exact token quotas, in this one process.
+    """Serve an OpenAI-compatible API with exact token quotas.
 
     The configuration says which models there are and who may use how much of them; `penstock check` explains it.
-    Counters, ledger and keys live in one SQLite database in the data directory, and survive a kill at any moment.
+    Without `stores` in it everything is in this one process: counters, ledger and keys live in one SQLite database
+    in the data directory, and survive a kill at any moment. With `stores` this is one of any number of processes on
+    the quota in Redis and the ledger in PostgreSQL, which `penstock setup` has prepared.
 
-    At the first start a key is made and shown. Ctrl-C lets running requests end; twice ends at once.
+    At the first start without stores a key is made and shown. Ctrl-C lets running requests end; twice ends at once.
 
         penstock serve -c penstock.yaml
     """
-    configuration, places = load_embedded(config, data)
+    configuration, places = load_with_places(config, data)
     configuration = _overridden(configuration, host, port, operations_port)
     as_text = resolve_format(log_format, is_terminal=sys.stdout.isatty()) is LogFormat.TEXT
     writer = LineWriter(sys.stdout.fileno())
@@ -65,7 +68,8 @@ async def _serve(configuration: Configuration, places: Places, writer: LineWrite
         sys.stderr.write(welcome(told, configuration, places.data))
         sys.stderr.flush()
 
-    await serve_embedded(configuration, places, writer=writer, log_as_text=as_text, stop=stop, started=started)
+    serving = serve_embedded if configuration.stores is None else serve_cluster
+    await serving(configuration, places, writer=writer, log_as_text=as_text, stop=stop, started=started)
 
 
 def _overridden(

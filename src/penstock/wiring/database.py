@@ -27,9 +27,9 @@ def cluster_engine(configuration: Configuration, role: Role | None) -> Engine:
     """
     found = address(configuration, Service.POSTGRESQL, role, os.environ)
     return postgresql.open_engine(
-        f"postgresql://{found.host}:{found.port}/{found.path}",
-        username=found.username or None,
-        password=found.password or None,
+        found.location,
+        username=found.username,
+        password=found.password,
         ca=None if found.ca is None else str(found.ca),
         application=f"penstock {role or 'setup'}",
     )

@@ -98,3 +98,9 @@ async def listen(
 def _port(listener: socket) -> int:
     port: int = listener.getsockname()[1]
     return port
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """End a task that runs beside the listeners, and wait for it."""
+    task.cancel()
+    await asyncio.wait([task])

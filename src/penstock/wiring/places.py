@@ -47,6 +47,11 @@ class Places:
         return self.data / "pepper"
 
     @property
+    def spool(self) -> Path:
+        """Ends of reservations that the quota store of a cluster has not acknowledged."""
+        return self.data / "spool.jsonl"
+
+    @property
     def running(self) -> Path:
         """Written by the service while it runs: ``{pid, url, operations_url}``."""
         return self.data / "serve.json"

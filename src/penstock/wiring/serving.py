@@ -34,14 +34,15 @@ from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, mac, mint
 from penstock.ports import Clock
 from penstock.quota.definitions import Key
-from penstock.quota.operations import Inspect, Inspected, Sweep
+from penstock.quota.operations import Sweep
 from penstock.wiring.auditing import audit_service
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing, in_file
 from penstock.wiring.lanes import model_cards, realtime_lane
-from penstock.wiring.listening import Started, listen, taken
+from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
+from penstock.wiring.readiness import readiness
 from penstock.wiring.secrets import read_peppers
 
 SWEEP_EVERY_S = 1.0
@@ -104,14 +105,14 @@ async def serve_embedded(
             clock=clock,
             observer=observer,
             models=model_cards(configuration),
-            readiness=lambda: _readiness(quota, governing, clock),
+            readiness=lambda: readiness(quota, governing.current, clock),
             bounds=Bounds(
                 body_bytes_max=configuration.server.body_bytes_max,
                 json_depth_max=configuration.server.json_depth_max,
             ),
         )
         for task in (governing.watch(quota), _sweep(quota, clock)):
-            parts.push_async_callback(_cancelled, asyncio.create_task(task))
+            parts.push_async_callback(cancelled, asyncio.create_task(task))
         operations = operations_application(
             metrics=metrics.exposition,
             readiness=services.readiness,
@@ -141,23 +142,9 @@ def _first_key(configuration: Configuration, keys: Keys, clock: Clock, pepper: b
     return token
 
 
-async def _readiness(quota: EmbeddedStore, governing: Governing, clock: Clock) -> tuple[str, ...]:
-    reasons = [f"commits fail: {quota.failure}"] if quota.failure is not None else []
-    for name in governing.current:
-        standing = await quota.apply(Inspect(organisation=name, caller_now_ms=clock.now_ms()))
-        if not isinstance(standing, Inspected):
-            reasons.append(f"{name}: its quota is not ready")
-    return tuple(reasons)
-
-
 async def _sweep(quota: EmbeddedStore, clock: Clock) -> None:
     """Expire what is due in organisations that are idle; the others sweep as they go."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
         for name in quota.organisations:
             await quota.apply(Sweep(organisation=name, caller_now_ms=clock.now_ms(), count_max=SWEEP_COUNT_MAX))
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

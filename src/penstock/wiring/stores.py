@@ -56,8 +56,8 @@ class Address:
     host: str
     port: int
     path: str
-    username: str
-    password: str = field(repr=False)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
     ca: Path | None = None
 
     @property
@@ -66,11 +66,21 @@ class Address:
         return self.scheme in _TLS or (self.scheme == "postgresql" and self.ca is not None)
 
     @property
+    def location(self) -> str:
+        """The URL without the account."""
+        return f"{self.scheme}://{self._host}:{self.port}/{quote(self.path, safe='')}"
+
+    @property
     def url(self) -> str:
         """With the account in it, as most programs take it; a secret."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        account = f"{quote(self.username, safe='')}:{quote(self.password, safe='')}@" if self.username else ""
-        return f"{self.scheme}://{account}{host}:{self.port}/{quote(self.path, safe='')}"
+        if not self.username:
+            return self.location
+        account = f"{quote(self.username, safe='')}:{quote(self.password or '', safe='')}"
+        return f"{self.scheme}://{account}@{self._host}:{self.port}/{quote(self.path, safe='')}"
+
+    @property
+    def _host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def address(
@@ -89,10 +99,10 @@ def address(
     store = _store(configuration, service)
     own = getattr(store.accounts, role) if role is not None else None
     if own is not None:
-        username = f"{USER_PREFIX}{role}"
-        password = read_secret(own, environment=environment, what=f"stores.{service}.accounts.{role}")
+        username: str | None = f"{USER_PREFIX}{role}"
+        password: str | None = read_secret(own, environment=environment, what=f"stores.{service}.accounts.{role}")
     else:
-        username, password = store.username or "", ""
+        username, password = store.username, None
         if store.password is not None:
             password = read_secret(store.password, environment=environment, what=f"stores.{service}.password")
     parts = urlsplit(store.url)

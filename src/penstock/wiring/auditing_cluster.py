@@ -1,0 +1,89 @@
+"""The audit of a cluster: live counters in Redis against PostgreSQL's ledger and what is on its way there.
+
+The three cannot be read at one instant, so they are read in an order that shows whether anything came between::
+
+    ledger's snapshot and drained positions -> outbox behind them -> counters -> outbox behind those -> positions
+
+An organisation of which an event appeared on the way, or whose partition was drained, is looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, Engine, select
+
+from penstock.adapters.redis.outbox import Entry, Outbox
+from penstock.adapters.redis.store import RedisStore
+from penstock.adapters.redis.translating import partition_of
+from penstock.adapters.sql.keeping_tables import outbox_positions
+from penstock.errors import StoreUnavailable
+from penstock.lanes.audit_report import AuditReport, OrganisationAudit
+from penstock.quota.operations import Inspect
+from penstock.wiring.comparing import compare, whole
+
+TRIES = 50
+
+
+async def audit_cluster(
+    organisations: Iterable[str], quota: RedisStore, outbox: Outbox, engine: Engine, *, now_ms: int
+) -> AuditReport:
+    """Compare each organisation's live counters with its ledger.
+
+    Raises:
+        StoreUnavailable: A service cannot be asked, or an organisation is so busy that no instant could be found.
+    """
+    found = [await _audited(name, quota, outbox, engine, now_ms=now_ms) for name in sorted(organisations)]
+    return AuditReport(source="service", organisations=tuple(found))
+
+
+async def _audited(name: str, quota: RedisStore, outbox: Outbox, engine: Engine, *, now_ms: int) -> OrganisationAudit:
+    partition = partition_of(name)
+    for _ in range(TRIES):
+        connection = await asyncio.to_thread(_snapshot, engine)
+        try:
+            position = await asyncio.to_thread(_position, connection, partition)
+            before = await _behind(outbox, partition, position)
+            inspected = whole(name, await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms)))
+            last = before[-1].id if before else position
+            after = await _behind(outbox, partition, last)
+            drained = await asyncio.to_thread(_position_now, engine, partition)
+            if drained != position or any(entry.event.organisation == name for entry in after):
+                continue
+            unwritten = [entry.event for entry in before if entry.event.organisation == name]
+            return await asyncio.to_thread(compare, connection, name, inspected, unwritten, each_row=False)
+        finally:
+            await asyncio.to_thread(connection.close)
+    raise StoreUnavailable(
+        f"{name}: changed at each of {TRIES} looks, so no instant could be compared; audit it when it is less busy"
+    )
+
+
+def _snapshot(engine: Engine) -> Connection:
+    """A connection whose first statement fixes what all its statements see."""
+    connection = engine.connect().execution_options(isolation_level="REPEATABLE READ")
+    connection.begin()
+    return connection
+
+
+def _position(connection: Connection, partition: int) -> str | None:
+    where = outbox_positions.c.partition == partition
+    position: str | None = connection.execute(select(outbox_positions.c.entry).where(where)).scalar()
+    return position
+
+
+def _position_now(engine: Engine, partition: int) -> str | None:
+    with engine.connect() as connection:
+        return _position(connection, partition)
+
+
+async def _behind(outbox: Outbox, partition: int, position: str | None) -> list[Entry]:
+    """All entries after a position."""
+    found: list[Entry] = []
+    while True:
+        after = found[-1].id if found else position
+        page = await outbox.read({partition: after} if after else None, partitions=(partition,))
+        if not page:
+            return found
+        found += page[partition]

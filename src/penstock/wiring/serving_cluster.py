@@ -1,0 +1,111 @@
+"""The API service of a cluster: the realtime lane on the quota in Redis, keys and ledger in PostgreSQL.
+
+It keeps nothing but ends of reservations that Redis has not acknowledged; any number run side by side. Sweeping,
+draining and defining after a loss are the keeper's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+
+from penstock import __version__
+from penstock.adapters.observing.fan_out import FanOut
+from penstock.adapters.observing.lines import LineWriter
+from penstock.adapters.observing.metrics import Metrics
+from penstock.adapters.observing.request_log import RequestLog
+from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.spooling import FileSpool
+from penstock.adapters.sql.definitions import read_definitions
+from penstock.adapters.sql.keys import Keys
+from penstock.adapters.sql.ledger import SqlLedger
+from penstock.api.application import application
+from penstock.api.operations import operations_application
+from penstock.api.services import Bounds, Services
+from penstock.config import Configuration
+from penstock.lanes.credentials import Credentials
+from penstock.wiring.auditing_cluster import audit_cluster
+from penstock.wiring.clock import SystemClock
+from penstock.wiring.database import cluster_engine
+from penstock.wiring.governing import Governing
+from penstock.wiring.lanes import model_cards, realtime_lane
+from penstock.wiring.listening import Started, cancelled, listen, taken
+from penstock.wiring.places import Places
+from penstock.wiring.quota import open_outbox, open_quota
+from penstock.wiring.readiness import readiness
+from penstock.wiring.secrets import read_peppers
+from penstock.wiring.stores import Role
+
+
+async def serve_cluster(
+    configuration: Configuration,
+    places: Places,
+    *,
+    writer: LineWriter,
+    log_as_text: bool,
+    stop: asyncio.Event,
+    started: Callable[[Started], None],
+) -> None:
+    """Serve until ``stop`` is set, then let running requests end.
+
+    Args:
+        configuration: With stores, which ``penstock setup`` has prepared.
+        writer: For the request log; left open.
+        started: Told once connections are accepted.
+
+    Raises:
+        ConfigurationError: A secret is missing, a service cannot be trusted, or an address is taken.
+        StoreUnavailable: A service cannot be reached.
+    """
+    places.create()
+    clock = SystemClock()
+    peppers = read_peppers(configuration, places, os.environ)
+    async with AsyncExitStack() as parts:
+        addresses = parts.enter_context(taken(configuration))
+        engine = cluster_engine(configuration, Role.API)
+        parts.callback(engine.dispose)
+        keys = Keys(engine)
+        governing = await asyncio.to_thread(Governing, partial(read_definitions, engine), keys, clock)
+        vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
+        metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
+        observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
+        quota = await parts.enter_async_context(open_quota(configuration, Role.API))
+        outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
+        spool = FileSpool(places.spool, quota)
+        await spool.start()
+        parts.push_async_callback(spool.close)
+        lane = await parts.enter_async_context(
+            realtime_lane(
+                configuration, places, quota,
+                overrun=governing.overrun, clock=clock, observer=observer, spool=spool,
+            )
+        )  # fmt: skip
+        services = Services(
+            lane=lane,
+            quota=quota,
+            ledger=SqlLedger(engine),
+            keys=governing,
+            credentials=Credentials(peppers),
+            clock=clock,
+            observer=observer,
+            models=model_cards(configuration),
+            readiness=lambda: readiness(quota, governing.current, clock),
+            bounds=Bounds(
+                body_bytes_max=configuration.server.body_bytes_max,
+                json_depth_max=configuration.server.json_depth_max,
+            ),
+        )
+        parts.push_async_callback(cancelled, asyncio.create_task(governing.watch(quota)))
+        audit = partial(audit_cluster, governing.current, quota, outbox, engine)
+        operations = operations_application(
+            metrics=metrics.exposition,
+            readiness=services.readiness,
+            audit=lambda: audit(now_ms=clock.now_ms()),
+        )
+        await listen(
+            configuration, places, addresses, application(services), operations,
+            stop=stop, started=started, first_key=None,
+        )  # fmt: skip
