@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
     "src/penstock/adapters/embedded/writing.py::_run": "the ledger's writer: a failure stops admission and is retried",
     "src/penstock/api/application.py::_page": "a bug ends one request: logged with its id, counted as outcome error",
+    "src/penstock/api/execution.py::_answer": "a bug ends one delivery: logged, and the job brought again, slowly",
     "src/penstock/api/inference.py::_guarded": "a bug ends one request: logged with its id, counted as outcome error",
     "src/penstock/lanes/queueing.py::_run": "a bug stops one job: logged with its id, counted, and the job tried again",
 }

@@ -18,13 +18,13 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def operations_application(
-    *, metrics: Callable[[], bytes], readiness: Readiness, audit: Callable[[], Awaitable[Any]]
+    *, metrics: Callable[[], bytes], readiness: Readiness, audit: Callable[[], Awaitable[Any]] | None
 ) -> Starlette:
     """Build the operations port's application.
 
     Args:
         metrics: Prometheus text exposition, made when it is asked for.
-        audit: Anything that msgspec encodes: what ``penstock audit`` shows.
+        audit: Anything that msgspec encodes: what ``penstock audit`` shows. None: this process keeps no ledger.
     """
 
     async def exposition(request: Request) -> Response:
@@ -34,15 +34,13 @@ def operations_application(
         reasons = await readiness()
         return json_answer({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
-    async def audited(request: Request) -> Response:
-        return json_answer(await audit())
+    pages: dict[str, Page] = {"/metrics": exposition, "/health/live": live, "/health/ready": ready}
+    if audit is not None:
 
-    pages: dict[str, Page] = {
-        "/metrics": exposition,
-        "/health/live": live,
-        "/health/ready": ready,
-        "/audit": audited,
-    }
+        async def audited(request: Request) -> Response:
+            return json_answer(await audit())
+
+        pages["/audit"] = audited
     application = Starlette(
         routes=[Route(path, page) for path, page in pages.items()],
         exception_handlers=HANDLERS,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from penstock.adapters.http import HttpClient
 from penstock.adapters.local_model import LocalModel
 from penstock.api.services import ModelCard
 from penstock.config import Configuration
+from penstock.lanes.models import ServedModel
 from penstock.lanes.realtime import RealtimeLane
 from penstock.ports import Clock, Observer, QuotaStore, Spool
 from penstock.quota.definitions import Overrun
@@ -28,11 +30,37 @@ async def realtime_lane(
     observer: Observer,
     spool: Spool | None = None,
 ) -> AsyncIterator[RealtimeLane]:
-    """The realtime lane with its upstream client and, if a model asks for it, the local model.
+    """The realtime lane, with what reaches its models.
 
     Args:
         overrun: An organisation's policy for streams that outgrow a learned hold.
         spool: Takes ends that the store did not acknowledge; by default they are tried again in this process.
+
+    Raises:
+        ConfigurationError, UpstreamUnreachable: See ``model_servers``.
+    """
+    async with model_servers(configuration, places) as servers:
+        lane = RealtimeLane(
+            quota, servers.client, clock, servers.models, observer=observer, spool=spool, overrun=overrun
+        )
+        await lane.start()
+        try:
+            yield lane
+        finally:
+            await lane.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServers:
+    """Models by the name that clients use, and what reaches their servers."""
+
+    client: HttpClient
+    models: dict[str, ServedModel]
+
+
+@asynccontextmanager
+async def model_servers(configuration: Configuration, places: Places) -> AsyncIterator[ModelServers]:
+    """The upstream client and, if a model asks for it, the local model.
 
     Raises:
         ConfigurationError: A secret or the local model is missing.
@@ -51,18 +79,7 @@ async def realtime_lane(
             local_url = await local.start()
         client = HttpClient(ca_files=ca_files(configuration))
         parts.push_async_callback(client.close)
-        lane = RealtimeLane(
-            quota,
-            client,
-            clock,
-            served_models(configuration, local_url=local_url, environment=os.environ),
-            observer=observer,
-            spool=spool,
-            overrun=overrun,
-        )
-        await lane.start()
-        parts.push_async_callback(lane.close)
-        yield lane
+        yield ModelServers(client, served_models(configuration, local_url=local_url, environment=os.environ))
 
 
 def model_cards(configuration: Configuration) -> dict[str, ModelCard]:

@@ -1,0 +1,122 @@
+"""``penstock execute``: the executor of the queue lane as a process of its own, beside a worker of the cluster.
+
+::
+
+    addresses -> quota in Redis -> models -> executor -> its door and the operations port
+    and down the same way: the door first, which lets running jobs end, then what they used
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from penstock import __version__
+from penstock.adapters.observing.fan_out import FanOut
+from penstock.adapters.observing.lines import LineWriter
+from penstock.adapters.observing.metrics import Metrics
+from penstock.adapters.observing.request_log import RequestLog
+from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.redis import open_store
+from penstock.api.execution import Execution
+from penstock.api.operations import operations_application
+from penstock.api.server import bind, serve
+from penstock.config import Configuration
+from penstock.lanes.calling import Caller
+from penstock.lanes.executing import Executor
+from penstock.ports import RequestRecord
+from penstock.wiring.clock import SystemClock
+from penstock.wiring.lanes import model_servers
+from penstock.wiring.places import Places
+from penstock.wiring.running import local_url
+from penstock.wiring.stores import Role, Service, address
+
+ENVELOPE_FACTOR = 6
+"""A message is at most so many times as long as the body in it: JSON may write one byte as six."""
+
+
+async def serve_executor(
+    configuration: Configuration,
+    places: Places,
+    *,
+    host: str,
+    port: int,
+    operations_port: int,
+    concurrency: int,
+    writer: LineWriter,
+    log_as_text: bool,
+    stop: asyncio.Event,
+    started: Callable[[str, str], None],
+) -> None:
+    """Run jobs until ``stop`` is set, then let running ones end; what takes too long is released to be run again.
+
+    Args:
+        configuration: With stores.
+        port: 0 for a free one, as ``operations_port``.
+        concurrency: Jobs at once.
+        started: Told the URLs of the door and of the operations port once both answer.
+
+    Raises:
+        ConfigurationError: There are no stores, a secret is missing, or an address is taken.
+        StoreUnavailable: Redis cannot be reached.
+    """
+    redis = address(configuration, Service.REDIS, Role.WORKER, os.environ)
+    places.create()
+    clock = SystemClock()
+    operations_stop = asyncio.Event()
+    async with AsyncExitStack() as parts:
+        door = parts.enter_context(bind(host, port, setting="--port"))
+        operations_door = parts.enter_context(bind(host, operations_port, setting="--operations-port"))
+        organisations = _Organisations(configuration)
+        vocabulary = Vocabulary(organisations=organisations.names, models=configuration.models.keys())
+        metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
+        log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
+        observer = FanOut(organisations, metrics, log)
+        quota = await parts.enter_async_context(open_store(redis.url, ca=redis.ca, name="penstock-execute"))
+        servers = await parts.enter_async_context(model_servers(configuration, places))
+        caller = Caller(servers.client, clock, observer, servers.models.values())
+
+        async def readiness() -> tuple[str, ...]:
+            return () if quota.failure is None else (quota.failure,)
+
+        execution = Execution(
+            Executor(quota, caller, clock, servers.models, observer=observer).execute,
+            concurrency=concurrency,
+            message_bytes_max=ENVELOPE_FACTOR * configuration.server.body_bytes_max,
+            readiness=readiness,
+        )
+        operations = operations_application(metrics=metrics.exposition, readiness=readiness, audit=None)
+
+        def accepted() -> None:
+            started(*(local_url(host, each.getsockname()[1]) for each in (door, operations_door)))
+
+        async def answer() -> None:
+            try:
+                await serve(
+                    execution, door, stop=stop, started=accepted, shutdown_s=configuration.server.shutdown_ms / 1000
+                )
+            finally:
+                operations_stop.set()
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(serve(operations, operations_door, stop=operations_stop, shutdown_s=1.0))
+            both.create_task(answer())
+
+
+class _Organisations:
+    """Names that may become labels: configured ones, and those whose jobs the quota store let run."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.names = set(configuration.organisations)
+
+    def started(self, record: RequestRecord) -> None:
+        """Told of each job that runs."""
+        self.names.add(record.organisation)
+
+    def finished(self, record: RequestRecord) -> None:
+        """Nothing to learn."""
+
+    def upstream_changed(self, model: str, upstream: str, healthy: bool) -> None:
+        """Nothing to learn."""
