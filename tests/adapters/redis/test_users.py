@@ -32,7 +32,7 @@ WORK = {
     "keeper": {"Reserve", "Settle", "Void", "Cancel", "Reassert", "Post", "Sweep", "Inspect", "Look", "Define",
                "Ready"},
     "gateway": {"Reserve", "Void", "Look"},
-    "worker": {"Acquire", "Touch", "Extend", "Published", "Look"},
+    "worker": {"Acquire", "Touch", "Extend", "Published", "Look", "Reassert"},
     "collector": {"Settle", "Void"},
 }  # fmt: skip
 

@@ -1,13 +1,17 @@
 """``penstock.ports.QuotaStore`` on Redis: each operation is one call of the function library ``penstock.lua``.
 
-What a reply means for durability: Redis has written the call to its append-only file before it replies, so a Redis that
-is killed and started again has it; ``appendfsync everysec`` lets a loss of power take the last second or two.
+What a reply means for durability: Redis wrote the call to its append-only file before it replied, so a Redis that is
+killed and started again has it, but for the last second or two of a slow disk or a loss of power. Those it is told
+again: see ``replaying``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -15,8 +19,9 @@ from typing import Any, Final, TypeVar, cast
 from penstock.adapters.redis.address import Address, read_address
 from penstock.adapters.redis.checking import check_library, check_server
 from penstock.adapters.redis.client import BOUND_S, RETRY_AFTER_MS, RedisClient
+from penstock.adapters.redis.replaying import Acknowledged
 from penstock.adapters.redis.translating import read_answer, write_call
-from penstock.adapters.redis.wire import Refusal
+from penstock.adapters.redis.wire import Refusal, Wire
 from penstock.errors import StoreUnavailable
 from penstock.quota.operations import Call, Define, Inspect
 
@@ -25,6 +30,7 @@ A = TypeVar("A")
 log = logging.getLogger("penstock.adapters.redis")
 
 GOVERNING_S: Final = 5.0
+AT_ONCE: Final = 200
 _GOVERNING = (Define, Inspect)  # read or write everything of an organisation, which takes as long as it is large
 
 
@@ -35,12 +41,22 @@ class RedisStore:
         address: Where, and as whom: the users ``penstock_api``, ``penstock_keeper``... of ``penstock setup``.
         name: Shown by Redis's ``CLIENT LIST``.
         bound_s: The longest that one attempt at a call may take, in seconds; there are two.
+        now_ms: The clock, Unix milliseconds.
     """
 
-    def __init__(self, address: Address, *, name: str = "penstock", bound_s: float = BOUND_S) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str = "penstock",
+        bound_s: float = BOUND_S,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self._address = address
         self._name = name
-        self._calls = RedisClient(address, name=name, bound_s=bound_s, greet=check_library)
+        self._now_ms = now_ms
+        self._acknowledged = Acknowledged()
+        self._calls = RedisClient(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
         self._governing = RedisClient(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
 
     @property
@@ -83,12 +99,32 @@ class RedisStore:
             reply = await client.ask(write_call(call))
         except Refusal as refusal:
             raise _translated(refusal, call) from refusal
-        return cast(A, read_answer(reply))
+        answer = read_answer(reply)
+        self._acknowledged.note(call, answer)
+        return cast(A, answer)
 
     async def close(self) -> None:
         """End the connections. Calls under way fail."""
         await self._calls.close()
         await self._governing.close()
+
+    async def _tell_again(self, wire: Wire) -> None:
+        """Restore what a Redis that was started anew may have lost, before anything else is asked of it."""
+        calls = list(self._acknowledged.again(self._now_ms()))
+        answers: Counter[str] = Counter()
+        for first in range(0, len(calls), AT_ONCE):
+            asked = [wire.send(write_call(call)) for call in calls[first : first + AT_ONCE]]
+            for call, reply in zip(calls[first:], asked, strict=False):
+                answers[f"{type(call).__name__}: {await _answer_name(reply)}"] += 1
+        if calls:
+            log.warning("Redis was told again what it had acknowledged", extra={"answers": dict(answers)})
+
+
+async def _answer_name(reply: asyncio.Future[bytes]) -> str:
+    try:
+        return type(read_answer(await reply)).__name__
+    except Refusal as refusal:
+        return refusal.code
 
 
 def _translated(refusal: Refusal, call: Call[Any]) -> Exception:

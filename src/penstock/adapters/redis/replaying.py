@@ -1,0 +1,118 @@
+"""What Redis acknowledged and may have lost when it is started anew: kept here, and told again then.
+
+A Redis that is killed loses what it had not yet handed to the system: nothing as a rule, up to two seconds while the
+disk is slow (``appendfsync everysec``), and the same at a loss of power or a failover to a replica. What is lost is the
+end of its history, so telling the last few seconds again, in order, restores it: every operation is idempotent, and the
+ledger has one row of a kind for each reservation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+from penstock.quota.operations import (
+    Acquire,
+    Call,
+    Cancel,
+    Done,
+    Lane,
+    Post,
+    Published,
+    Reassert,
+    Reserve,
+    Reserved,
+    Run,
+    Settle,
+    Settled,
+    Touch,
+    Void,
+)
+
+KEPT_MS: Final = 5_000
+_GRANTS = frozenset({Reserve, Acquire})
+_ENDS = frozenset({Settle, Void})
+_KEPT = _GRANTS | _ENDS | {Post, Published, Cancel}
+_ACKNOWLEDGED = frozenset({Reserved, Run, Settled, Done})
+
+
+@dataclass(slots=True)
+class _Open:
+    """A realtime hold without an end, as its touches left it."""
+
+    reserve: Reserve
+    renewed_at_ms: int
+    prompt: int = 0
+    completion: int = 0
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """The last few seconds of what a process was promised, and every realtime hold that it has not ended.
+
+    Args:
+        open: By reservation.
+        recent: Oldest first; its times are the callers' clocks.
+    """
+
+    open: dict[str, _Open] = field(default_factory=dict)
+    recent: deque[Any] = field(default_factory=deque)
+
+    def note(self, call: Call[Any], answer: object) -> None:
+        """Remember a call, if Redis took something over by its answer."""
+        kind = type(call)
+        if kind is Touch:
+            self._renew(cast(Touch, call))
+        if kind not in _KEPT:
+            return
+        if kind in _ENDS:
+            self.open.pop(cast(Settle, call).reservation, None)
+        if type(answer) not in _ACKNOWLEDGED:
+            return
+        now_ms = call.caller_now_ms
+        if kind is Reserve and cast(Reserve, call).lane is Lane.REALTIME:
+            self.open[cast(Reserve, call).reservation] = _Open(cast(Reserve, call), now_ms)
+        self.recent.append(call)
+        while self.recent[0].caller_now_ms < now_ms - KEPT_MS:
+            self.recent.popleft()
+
+    def again(self, now_ms: int) -> Iterator[Call[Any]]:
+        """What to tell a Redis that was started anew, in order: first every hold, then what ended some.
+
+        Args:
+            now_ms: Unix milliseconds. A lease that passed while Redis was away is not taken again.
+        """
+        for call in self.recent:
+            if type(call) in _GRANTS and call.reservation not in self.open:
+                is_job = call.lane is Lane.QUEUE
+                # a realtime one has its end below; a job that runs is claimed again only while its lease lasts
+                yield _reassert(call, now_ms, renewed_at_ms=call.caller_now_ms if is_job else now_ms)
+        for hold in self.open.values():
+            yield _reassert(hold.reserve, now_ms, hold.prompt, hold.completion, renewed_at_ms=hold.renewed_at_ms)
+        for call in self.recent:
+            if type(call) not in _GRANTS:
+                yield replace(call, caller_now_ms=now_ms)
+
+    def _renew(self, touch: Touch) -> None:
+        hold = self.open.get(touch.reservation)
+        if hold is not None:
+            hold.renewed_at_ms = touch.caller_now_ms
+            hold.prompt = max(hold.prompt, touch.prompt)
+            hold.completion = max(hold.completion, touch.completion)
+
+
+def _reassert(
+    call: Reserve | Acquire, now_ms: int, prompt: int = 0, completion: int = 0, *, renewed_at_ms: int
+) -> Reassert:
+    fields = {name: getattr(call, name) for name in Reserve.__dataclass_fields__}
+    return Reassert(
+        organisation=call.organisation,
+        caller_now_ms=now_ms,
+        arguments=Reserve(**fields),
+        acquired=isinstance(call, Acquire),
+        prompt=prompt,
+        completion=completion,
+        renewed_at_ms=renewed_at_ms,
+    )
