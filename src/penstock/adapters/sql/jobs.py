@@ -54,7 +54,8 @@ def project(connection: Connection, events: Iterable[Event]) -> list[str]:
     if rows:
         insert = postgresql.insert(jobs) if connection.dialect.name == "postgresql" else sqlite.insert(jobs)
         new = insert.excluded
-        stays = or_(_job.state.in_(_FINAL), new.state == JobState.QUEUED.value)
+        # one comparison for each state: a list would be expanded, which several rows at once do not allow
+        stays = or_(*(_job.state == final for final in _FINAL), new.state == JobState.QUEUED.value)
         known = {
             name: case((_job[name] == 0, new[name]), else_=_job[name])
             for name in ("created_at_ms", "started_at_ms", "finished_at_ms")
