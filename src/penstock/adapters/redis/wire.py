@@ -67,9 +67,8 @@ class Wire(asyncio.Protocol):
         """End it. Whoever waits is told."""
         self._lose("the connection was closed here")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See ``asyncio.Protocol``."""
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See ``asyncio.Protocol``. Not asserted: uvloop's transports are no subclass."""
         self._transport = transport
         if self.is_lost:
             transport.abort()
