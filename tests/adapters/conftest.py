@@ -14,10 +14,8 @@ from penstock.adapters.sql.rows import INSERT_EVENT, to_row
 from penstock.quota.definitions import Price
 from penstock.quota.events import Amount, Charge, Event, EventKind, Usage
 from penstock.quota.identity import reservation_id
-from tests.adapters.databases import Databases
+from tests.adapters.databases import MARCH_MS, Databases
 from tests.system.services import PostgreSQL
-
-MARCH_MS = 1_741_000_000_000  # 2025-03-03
 
 EventMaker = Callable[..., Event]
 EventWriter = Callable[[Sequence[Event]], None]

@@ -1,4 +1,4 @@
-"""Fresh databases on one PostgreSQL server, each a copy of a migrated template."""
+"""Fresh databases on one PostgreSQL server, each a copy of a prepared template."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from itertools import count
 
 from sqlalchemy import Engine, make_url, text
 
-from penstock.adapters.postgresql.database import migrate, open_engine
+from penstock.adapters.postgresql.database import open_engine
+from penstock.adapters.postgresql.preparing import prepare
 from tests.system.services import PostgreSQL
 
 TEMPLATE = "penstock_template"
+MARCH_MS = 1_741_000_000_000  # 2025-03-03
+ACCOUNTS = {"api": "for api", "keeper": "for keeper", "collector": "for collector"}
 
 
 class Databases:
-    """Databases on ``server``, which runs; the template is migrated when it is made."""
+    """Databases on ``server``, which runs; the template is prepared when it is made."""
 
     def __init__(self, server: PostgreSQL) -> None:
         self.server = server
         self._numbers = count(1)
         self._administration = open_engine(server.url).execution_options(isolation_level="AUTOCOMMIT")
-        self._execute(f"CREATE DATABASE {TEMPLATE}")
         engine = open_engine(self.url(TEMPLATE))
-        migrate(engine)
+        prepare(engine, ACCOUNTS, now_ms=MARCH_MS)
         engine.dispose()
 
     def url(self, database: str) -> str:

@@ -22,7 +22,8 @@ from penstock.adapters.sql.jobs import (
 from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
 from penstock.quota.events import Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import reservation_id
-from tests.adapters.conftest import MARCH_MS, EventMaker, write_ledger
+from tests.adapters.conftest import EventMaker, write_ledger
+from tests.adapters.databases import MARCH_MS
 
 
 class Projected:

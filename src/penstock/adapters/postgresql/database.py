@@ -1,4 +1,4 @@
-"""One PostgreSQL database: reached with bounds on every wait, migrated by one process at a time.
+"""One PostgreSQL database, reached with bounds on every wait.
 
 What reads and writes it is ``penstock.adapters.sql``, the same code as for SQLite. A connection that is lost becomes
 ``StoreUnavailable`` here, once, so that no caller knows the driver's errors.
@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
 
-from penstock.adapters.sql.database import revision, to_json, upgrade
+from penstock.adapters.sql.database import revision, to_json
 from penstock.adapters.sql.migrations import revisions
 from penstock.errors import StoreUnavailable
 
 CONNECT_S = 5
 SILENT_MS = 15_000
 CONNECTIONS_MAX = 10
-LOCK = 7_364_796_111  # of `migrate` and `prepare`, in pg_locks: any number that nobody else uses
 
 
 def open_engine(
@@ -29,6 +28,7 @@ def open_engine(
     password: str | None = None,
     ca: str | None = None,
     application: str = "penstock",
+    options: str = "",
     connections_max: int = CONNECTIONS_MAX,
 ) -> Engine:
     """An engine on the database that ``url`` names; nothing is connected until the first statement.
@@ -39,6 +39,7 @@ def open_engine(
         ca: Path of the certificates (PEM) that vouch for the server. With it the connection is encrypted and the
             server's name is checked; without it the URL's ``sslmode`` decides.
         application: What ``pg_stat_activity`` shows.
+        options: Settings of each session, as in ``-c idle_session_timeout=10s``.
     """
     given = make_url(url)
     target = given.set(
@@ -46,43 +47,48 @@ def open_engine(
         username=username or given.username,
         password=password or given.password,
     )
-    tls = {"sslmode": "verify-full", "sslrootcert": ca} if ca else {}
+    settings = {
+        "connect_timeout": str(CONNECT_S),
+        "tcp_user_timeout": str(SILENT_MS),
+        "application_name": application,
+        **({"sslmode": "verify-full", "sslrootcert": ca} if ca else {}),
+        **({"options": options} if options else {}),
+    }
+    return _engine(target.update_query_dict(settings), connections_max=connections_max)
+
+
+def elsewhere(engine: Engine, database: str) -> Engine:
+    """An engine on another database of the same server, by the same account."""
+    return _engine(engine.url.set(database=database), connections_max=1)
+
+
+def check_prepared(engine: Engine) -> None:
+    """See that the database is what this code needs, before anything is served from it.
+
+    Raises:
+        StoreUnavailable: It is not there, older or newer, or cannot be reached.
+    """
+    with engine.connect() as connection:
+        found = revision(connection)
+    if found != revisions()[-1]:
+        raise StoreUnavailable(
+            f"the database {named(engine.url)} has version {found or 'none'}, and this penstock needs "
+            f"{revisions()[-1]}; run `penstock setup`"
+        )
+
+
+def _engine(url: URL, *, connections_max: int) -> Engine:
     engine = create_engine(
-        target,
+        url,
         json_serializer=to_json,
         json_deserializer=msgspec.json.decode,
         pool_size=connections_max,
         max_overflow=0,
         pool_timeout=CONNECT_S,
         pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": CONNECT_S,
-            "tcp_user_timeout": SILENT_MS,
-            "application_name": application,
-            **tls,
-        },
     )
     event.listen(engine, "handle_error", _translated)
     return engine
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the database to this code's version; others that try at the same time wait.
-
-    Raises:
-        StoreUnavailable: It is newer than this code, cannot be reached, or the account may not do this.
-    """
-    try:
-        with engine.begin() as connection:
-            if revision(connection) == revisions()[-1]:
-                return
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            upgrade(connection)
-    except DBAPIError as error:
-        raise StoreUnavailable(
-            f"cannot migrate the database {named(engine.url)}: {error.orig}; "
-            "run `penstock setup` with the account that owns it"
-        ) from error
 
 
 def named(url: URL) -> str:
