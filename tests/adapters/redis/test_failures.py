@@ -257,17 +257,20 @@ def test_lost_functions_are_named_and_their_return_is_noticed(prepared: Redis) -
 
 
 def test_a_caller_that_leaves_disturbs_no_other(prepared: Redis) -> None:
-    async def run() -> dict[int, Any]:
-        async with open_store(prepared.url) as store:
+    async def run() -> tuple[dict[int, Any], int]:
+        async with network(prepared.url) as between, open_store(between.url) as store:
+            connections = between.connections
             leaving = [asyncio.create_task(store.apply(reserve(number))) for number in range(10)]
             staying = asyncio.create_task(_all(store, reserve, range(10, 20)))
             await asyncio.sleep(0)
             for task in leaving:
                 task.cancel()
             await asyncio.gather(*leaving, return_exceptions=True)
-            return await staying
+            return await staying, between.connections - connections
 
-    assert {type(answer) for answer in asyncio.run(run()).values()} == {Reserved}
+    answers, connections = asyncio.run(run())
+    assert {type(answer) for answer in answers.values()} == {Reserved}
+    assert connections == 0
 
 
 def test_an_argument_that_is_none_is_our_own_mistake(prepared: Redis) -> None:
@@ -293,7 +296,7 @@ def test_a_full_redis_admits_nothing_and_still_settles(prepared: Redis) -> None:
     assert isinstance(settled, Settled)
 
 
-def test_nobody_is_asked_of_an_unknown_organisation(prepared: Redis) -> None:
+def test_what_nobody_defined_is_not_ready_and_what_nobody_reserved_is_unknown(prepared: Redis) -> None:
     async def run() -> Any:
         async with open_store(prepared.url) as store:
             return await store.apply(settle(9)), await store.apply(

@@ -35,7 +35,7 @@ async def check_server(client: RedisClient, *, check_functions: bool = True) -> 
         StoreUnavailable: It cannot be reached.
     """
     told = read_info(await client.ask(pack("INFO", "everything")))
-    problems = [*_server_problems(told), *await _fsync_problems(client)]
+    problems = [*server_problems(told), *await _fsync_problems(client)]
     if check_functions:
         problems += await _library_problems(client)
     if problems:
@@ -53,7 +53,8 @@ def read_info(reply: bytes) -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
-def _server_problems(told: dict[str, str]) -> list[str]:
+def server_problems(told: dict[str, str]) -> list[str]:
+    """What ``INFO`` tells that must be otherwise, each with its fix."""
     problems = []
     version = told.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2]) < REDIS_LEAST:
