@@ -1,0 +1,115 @@
+"""What ``penstock setup`` does: PostgreSQL first, since the others follow from what it holds; then Redis and RabbitMQ.
+
+Every step may be repeated, and done by two at once: what is right already stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from collections.abc import Callable, Mapping
+
+from penstock.adapters.http import HttpClient
+from penstock.adapters.postgresql.preparing import prepare as prepare_postgresql
+from penstock.adapters.rabbitmq import management, topology
+from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.library import load_library
+from penstock.adapters.redis.users import apply_users
+from penstock.adapters.redis.wire import Refusal
+from penstock.adapters.sql.definitions import record_definitions
+from penstock.config import Configuration
+from penstock.errors import ConfigurationError, StoreUnavailable
+from penstock.wiring.clock import SystemClock
+from penstock.wiring.database import cluster_engine
+from penstock.wiring.governing import in_file
+from penstock.wiring.quota import redis_address
+from penstock.wiring.stores import USER_PREFIX, VIRTUAL_HOST, Service, accounts, address
+from penstock.wiring.templates import templates
+
+
+async def set_up(configuration: Configuration, environment: Mapping[str, str], *, tell: Callable[[str], None]) -> None:
+    """Prepare every service that ``stores`` names.
+
+    Args:
+        environment: Usually ``os.environ``.
+        tell: Given a line for each thing done.
+
+    Raises:
+        ConfigurationError: There are no stores, a reference leads nowhere, or what is there contradicts what is wanted.
+        StoreUnavailable: A service cannot be reached, or refuses the account.
+    """
+    if configuration.stores is None:
+        raise ConfigurationError(
+            ("stores: not given, and the embedded default prepares itself at its start; see `penstock serve`",)
+        )
+    await asyncio.to_thread(_postgresql, configuration, environment, tell)
+    await _redis(configuration, environment, tell)
+    await _rabbitmq(configuration, environment, tell)
+
+
+def _postgresql(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    now_ms = SystemClock().now_ms()
+    users = accounts(configuration, Service.POSTGRESQL, environment)
+    engine = cluster_engine(configuration, None)
+    try:
+        prepare_postgresql(engine, users, now_ms=now_ms)
+        tell(f"postgresql: schema and partitions are as wanted, {_users(users)}")
+        changed = record_definitions(engine, in_file(configuration), now_ms=now_ms, actor=f"setup:{getpass.getuser()}")
+        count = len(configuration.organisations)
+        tell(f"postgresql: {count} organisations {'are written' if changed else 'stay as they are'}")
+    finally:
+        engine.dispose()
+
+
+async def _redis(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    users = accounts(configuration, Service.REDIS, environment)
+    client = RedisClient(redis_address(configuration, None), name="penstock-setup")
+    try:
+        await client.start()
+        tell(f"redis: the function library is {await load_library(client)}")
+        template = (templates() / "redis" / "users.acl").read_text(encoding="utf-8")
+        applied = await apply_users(client, template=template, passwords=users)
+        kept = "" if applied.are_kept or not users else "; Redis forgets them at a restart, since it has no `aclfile`"
+        tell(f"redis: {_users(users)}{kept}")
+    except Refusal as refusal:
+        raise StoreUnavailable(
+            f"Redis refused what setup must do: {refusal}; give stores.redis.username an account that may load "
+            "functions and change users"
+        ) from refusal
+    finally:
+        await client.close()
+
+
+async def _rabbitmq(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    assert configuration.stores is not None, "looked at first"
+    users = accounts(configuration, Service.RABBITMQ, environment)
+    found = address(configuration, Service.RABBITMQ, None, environment)
+    template = (templates() / "rabbitmq" / "definitions.json").read_text(encoding="utf-8")
+    queue = configuration.queue
+    names = {f"{USER_PREFIX}{role}": password for role, password in users.items()}
+    definitions = topology.fill(
+        template,
+        vhost=found.path or VIRTUAL_HOST,
+        models=configuration.models,
+        bounds=topology.Bounds(ready_bytes_max=queue.ready_bytes_max, deliveries=queue.deliveries),
+        users=names,
+    )
+    ca = {} if found.ca is None else {configuration.stores.rabbitmq.management: str(found.ca)}
+    client = HttpClient(ca_files=ca)
+    try:
+        api = management.ManagementApi(
+            client,
+            configuration.stores.rabbitmq.management,
+            username=found.username or "guest",
+            password=found.password or "guest",
+        )
+        done = await management.prepare(api, definitions, names)
+    finally:
+        await client.close()
+    for what in done:
+        tell(f"rabbitmq: {what} is new")
+    tell(f"rabbitmq: exchanges and queues are as wanted, {_users(users)}")
+
+
+def _users(users: Mapping[str, str]) -> str:
+    return f"users: {', '.join(users)}" if users else "no users of its own"

@@ -1,0 +1,101 @@
+"""The whole cluster of ``penstock up``: both lanes, and a kill -9 of every process and every service under load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from openai import OpenAI
+
+from penstock.quota.events import EventKind
+from tests.system.clusters import Cluster, billed, until
+from tests.system.programs import SimulatedModel
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+
+OURS = ("api", "keeper", "executor", "gateway", "worker-m", "collector", "dead-letters")
+SERVICES = ("redis", "postgresql", "rabbitmq")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("up")
+    model = SimulatedModel(folder / "model", "--decode", "200", "--model", "m", "--model", "n")
+    model.start()
+    found = Cluster(folder, model, limits=("10M tokens/month", "100 usd/month", "1k concurrent"))
+    try:
+        found.start()
+        yield found
+    finally:
+        if found.process is not None:
+            assert found.stop() == 0
+        model.stop()
+
+
+def test_the_official_client_chats_streams_and_reads_its_usage(cluster: Cluster) -> None:
+    client = OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.keys["acme"], max_retries=0)
+    whole = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 0
+    stream = client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "hello"}], stream=True, stream_options={"include_usage": True}
+    )
+    last = list(stream)[-1]
+    assert last.usage is not None
+    events = cluster.audited()
+    assert sum(event.usage.completion for event in events) >= (
+        whole.usage.completion_tokens + last.usage.completion_tokens
+    )
+
+
+def test_a_job_is_accepted_runs_and_is_billed_once(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        job = cluster.submit(client, simulate="tokens=20")
+        ended = cluster.ended(client, job)
+        assert (ended["status"], ended["usage"]["completion_tokens"]) == ("succeeded", 20)
+        assert ended["result"]["body"]["choices"]
+        with cluster.client(cluster.keys["other"]) as stranger:
+            assert stranger.get(f"/v1/jobs/{job}").status_code == 404
+    assert billed(cluster.audited())[job] == 1
+
+
+def test_a_running_job_stops_within_five_seconds_of_its_cancellation(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        job = cluster.submit(client, simulate="tokens=4000", max_tokens=4000)
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["status"] == "running")
+        assert client.delete(f"/v1/jobs/{job}").status_code in (200, 202)
+        ended = cluster.ended(client, job)
+    assert ended["status"] == "cancelled"
+    until(lambda: any(line["request_id"] == job for line in cluster.model.produced()))
+    (line,) = (line for line in cluster.model.produced() if line["request_id"] == job)
+    assert line["completion"] < 200 * 8  # 200 tokens a second, 5 s of them and some
+    rows = [event for event in cluster.audited() if event.reservation == job and event.kind == EventKind.POSTED]
+    assert [event.usage.completion for event in rows] == [pytest.approx(line["completion"], abs=400)]
+
+
+@pytest.mark.parametrize("name", [*OURS, *SERVICES])
+def test_nothing_accepted_is_lost_or_billed_twice_when_one_is_killed(cluster: Cluster, name: str) -> None:
+    accepted: list[str] = []
+
+    def submit(number: int) -> None:
+        with cluster.client() as client:
+            try:
+                accepted.append(cluster.submit(client, content=f"job {number}", simulate="tokens=60"))
+            except (AssertionError, httpx.TransportError):
+                return  # refused: nothing was promised
+
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(submit, number) for number in range(40)]
+        until(lambda: len(accepted) >= 10)
+        cluster.kill_one(name)
+        for each in sent:
+            each.result()
+    with cluster.client() as client:
+        ends = [cluster.ended(client, job) for job in accepted]
+    assert {end["status"] for end in ends} == {"succeeded"}
+    charged = billed(cluster.audited())
+    assert [charged[job] for job in accepted] == [1] * len(accepted)
+    assert set(charged.values()) == {1}
