@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from penstock.adapters.redis import Entry, Outbox, RedisStore, load_library, open_store
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.translating import partition_of
-from penstock.quota import EventKind, Settled
+from penstock.quota import Call, EventKind, Settled
 from tests.adapters.redis.desks import define, ready, reserve, settle
 from tests.system.services import Redis
 
@@ -29,10 +29,10 @@ def drained(service: Redis, use: Callable[[RedisStore, Outbox], Awaitable[A]]) -
             await load_library(client)
             await outbox.start()
             async with open_store(service.url) as store:
-                for call in (define(), ready(), *(reserve(each) for each in range(COUNT))):
-                    await store.apply(call)
-                for number in range(COUNT):
-                    assert isinstance(await store.apply(settle(number)), Settled)
+                calls: list[Call[Any]] = [define(), ready(), *(reserve(each) for each in range(COUNT))]
+                for call in (*calls, *(settle(each) for each in range(COUNT))):
+                    answer = await store.apply(call)
+                assert type(answer) is Settled
                 return await use(store, outbox)
         finally:
             await outbox.close()
