@@ -18,10 +18,13 @@ from hashlib import blake2b
 from typing import Any
 
 from penstock.api.bodies import READERS, UNBOUNDED_BYTES, Shape, decode
+from penstock.api.deferring import Deferring
 from penstock.api.departure import Departure, Receive
 from penstock.api.failures import BUG, STOPPING, Failure, failure
 from penstock.api.headers import Headers, rate_headers
 from penstock.api.identification import request_id
+from penstock.api.permissions import ASYNC_PREFIX
+from penstock.api.preferences import read_preference
 from penstock.api.services import Services
 from penstock.errors import (
     MethodNotAllowed,
@@ -105,12 +108,13 @@ class Inference:
         self._observer = services.observer
         self._monotonic_s = services.clock.monotonic_s
         self._bounds = services.bounds
+        self._deferring = Deferring(services)
 
     async def __call__(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request to ``route``, one of ``READERS``; the observer sees it start and finish once."""
         received_at_s = self._monotonic_s()
         authorization = content_type = asked_id = None
-        content_bytes = b""
+        content_bytes = prefer = b""
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
@@ -120,18 +124,25 @@ class Inference:
                 content_bytes = value
             elif name == b"x-request-id":
                 asked_id = value
+            elif name == b"prefer":
+                prefer = value if not prefer else prefer + b"," + value
         record = RequestRecord(request_id=request_id(asked_id), route=route, received_at_s=received_at_s)
         exchange = Exchange(scope, receive, send, record)
         self._observer.started(record)
         try:
-            await self._guarded(exchange, authorization, content_type, content_bytes)
+            await self._guarded(exchange, authorization, content_type, content_bytes, prefer)
         finally:
             exchange.ignore_departure()
             record.total_ms = (self._monotonic_s() - received_at_s) * 1000
             self._observer.finished(record)
 
     async def _guarded(
-        self, exchange: Exchange, authorization: bytes | None, content_type: bytes | None, content_bytes: bytes
+        self,
+        exchange: Exchange,
+        authorization: bytes | None,
+        content_type: bytes | None,
+        content_bytes: bytes,
+        prefer: bytes,
     ) -> None:
         """Whatever goes wrong becomes an answer; a bug is logged with the request's id and survived."""
         record = exchange.record
@@ -143,6 +154,12 @@ class Inference:
             task = asyncio.current_task()
             assert task is not None
             exchange.departure = Departure(exchange.receive, task=task, loop=asyncio.get_running_loop())
+            if prefer or exchange.scope["path"].startswith(ASYNC_PREFIX):
+                preference = read_preference(prefer)
+                if preference.responds_async or exchange.scope["path"].startswith(ASYNC_PREFIX):
+                    sent = exchange.scope["headers"]
+                    await exchange.whole(*await self._deferring.answer(request, credential, raw, sent, preference))
+                    return
             reply = await self._answer(request, credential)
             if type(reply) is Reply:
                 await exchange.whole(reply.status, reply.body, reply.readings, [])

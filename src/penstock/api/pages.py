@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,38 +12,20 @@ from starlette.routing import Route
 
 from penstock.api.answers import Page, json_answer
 from penstock.api.headers import rate_headers
+from penstock.api.instants import instant_ms, iso, to_ms
+from penstock.api.jobs import JobPages
 from penstock.api.openapi import description
 from penstock.api.permissions import PERMISSIONS, Audience, Permission
 from penstock.api.services import ModelCard, Services
+from penstock.api.visitors import Visitor, VisitorPage
 from penstock.config.notation import format_limit
 from penstock.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthenticated
 from penstock.ports import UsageQuery, UsageRow
-from penstock.quota.definitions import Key, Limit
-from penstock.quota.limits import parse_limit_id
+from penstock.quota.definitions import Limit
 from penstock.quota.operations import Inspect, Inspected, LimitStanding, Reading
 
 GROUPS = ("day", "model", "key", "team")
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
-
-
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """Who looks at a page, and how the organisation stands."""
-
-    organisation: str
-    key: Key
-    standing: Inspected
-
-    def limits(self) -> list[tuple[Limit, LimitStanding]]:
-        """The limits that this key's requests fall under: the organisation's, its team's, its own."""
-        owners = {self.organisation, f"{self.organisation}:key:{self.key.id}"}
-        if self.key.team is not None:
-            owners.add(f"{self.organisation}:team:{self.key.team}")
-        found = [(replace(parse_limit_id(each.limit), cap=each.cap), each) for each in self.standing.limits]
-        return [(limit, standing) for limit, standing in found if limit.owner in owners]
-
-
-VisitorPage = Callable[[Request, Visitor], Awaitable[Response]]
 
 
 class Pages:
@@ -53,6 +34,7 @@ class Pages:
     def __init__(self, services: Services, *, permissions: Mapping[str, Permission] = PERMISSIONS) -> None:
         self._services = services
         self._permissions = permissions
+        self._job_pages = JobPages(services)
 
     def routes(self) -> list[Route]:
         """Every path beside the hot ones."""
@@ -61,6 +43,8 @@ class Pages:
             "/v1/models/{name:path}": self.model,
             "/v1/usage": self.usage,
             "/v1/quota": self.quota,
+            "/v1/jobs": self._job_pages.all,
+            "/v1/jobs/{id}/events": self._job_pages.events,
         }
         for_anyone: dict[str, Page] = {
             "/health": live,
@@ -71,6 +55,8 @@ class Pages:
             "/openapi.json": openapi,
         }
         routes = [Route(path, self._for_key(path, page)) for path, page in for_keys.items()]
+        job = "/v1/jobs/{id}"
+        routes.append(Route(job, self._for_key(job, self._job_pages.one), methods=["GET", "DELETE"]))
         return routes + [Route(path, self._for_anyone(path, page)) for path, page in for_anyone.items()]
 
     def _for_anyone(self, path: str, page: Page) -> Page:
@@ -150,8 +136,8 @@ class Pages:
         return json_answer(
             {
                 "object": "list",
-                "start": _iso(query.start_ms),
-                "end": _iso(query.end_ms),
+                "start": iso(query.start_ms),
+                "end": iso(query.end_ms),
                 "group_by": query.group_by,
                 "data": [_row(query.group_by, row) for row in rows],
                 "totals": _amounts({name: sum(getattr(row, name) for row in rows) for name in _SUMS}),
@@ -166,8 +152,8 @@ class Pages:
         now = datetime.fromtimestamp(self._services.clock.now_ms() / 1000, UTC)
         month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         next_month = (month + timedelta(days=32)).replace(day=1)
-        start_ms = _instant_ms("start", asked["start"]) if "start" in asked else _ms(month)
-        end_ms = _instant_ms("end", asked["end"]) if "end" in asked else max(_ms(next_month), start_ms + 1)
+        start_ms = instant_ms("start", asked["start"]) if "start" in asked else to_ms(month)
+        end_ms = instant_ms("end", asked["end"]) if "end" in asked else max(to_ms(next_month), start_ms + 1)
         if end_ms <= start_ms:
             raise InvalidRequest("end: must be after start; the start is included, the end is not", param="end")
         days_max = self._services.bounds.usage_days_max
@@ -238,7 +224,7 @@ def _limit(limit: Limit, standing: LimitStanding, now_ms: int) -> dict[str, Any]
         "used": standing.used,
         "held": standing.held,
         "available": standing.available,
-        "resets_at": None if resets_at_ms is None else _iso(resets_at_ms),
+        "resets_at": None if resets_at_ms is None else iso(resets_at_ms),
         "resets_at_ms": resets_at_ms,
     }
 
@@ -248,24 +234,3 @@ def _sentence(limit: Limit) -> str:
     owner = f"organisation {parts[0]}" if len(parts) == 1 else f"{parts[1]} {parts[2]}"
     on_model = f", on model {limit.model}" if limit.model is not None else ""
     return f"{format_limit(limit)} for {owner}{on_model}"
-
-
-def _instant_ms(name: str, text: str) -> int:
-    """Unix seconds, an ISO date, or an ISO date and time; UTC unless it says otherwise."""
-    try:
-        if text.isascii() and text.isdigit():
-            return _ms(datetime.fromtimestamp(int(text), UTC))
-        instant = datetime.fromisoformat(text)
-        return _ms(instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC))
-    except (ValueError, OverflowError, OSError):
-        raise InvalidRequest(
-            f"{name}: must be an ISO date (2025-11-01), an ISO time, or Unix seconds", param=name
-        ) from None
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-def _iso(instant_ms: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=instant_ms)).isoformat().replace("+00:00", "Z")

@@ -28,6 +28,12 @@ PERMISSIONS: dict[str, Permission] = {
     "/v1/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
     "/v1/completions": Permission(Audience.RESERVATION, "completions"),
     "/v1/embeddings": Permission(Audience.RESERVATION, "embeddings"),
+    "/v1/async/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
+    "/v1/async/completions": Permission(Audience.RESERVATION, "completions"),
+    "/v1/async/embeddings": Permission(Audience.RESERVATION, "embeddings"),
+    "/v1/jobs": Permission(Audience.KEY, "jobs"),
+    "/v1/jobs/{id}": Permission(Audience.KEY, "jobs"),
+    "/v1/jobs/{id}/events": Permission(Audience.KEY, "jobs"),
     "/v1/models": Permission(Audience.KEY, "models"),
     "/v1/models/{name:path}": Permission(Audience.KEY, "models"),
     "/v1/usage": Permission(Audience.KEY, "usage"),
@@ -39,6 +45,9 @@ PERMISSIONS: dict[str, Permission] = {
     "/v2/health/ready": Permission(Audience.ANYONE, "health"),
     "/openapi.json": Permission(Audience.ANYONE, "openapi"),
 }
+
+ASYNC_PREFIX = "/v1/async/"
+"""Under it the same endpoints as elsewhere, always answered with a job."""
 
 HOT = {path: route for path, (audience, route) in PERMISSIONS.items() if audience is Audience.RESERVATION}
 """The paths that are dispatched without a framework."""

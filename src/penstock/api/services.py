@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.lanes.accepting import Acceptor
 from penstock.lanes.credentials import Credential, Credentials
+from penstock.lanes.following import Following
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import Clock, Ledger, Observer, QuotaStore
 from penstock.quota.definitions import Key
@@ -74,11 +76,14 @@ class Services:
     """Everything that the API calls.
 
     Args:
+        acceptor: Takes over what is to be answered later; ``jobs`` knows what became of it.
         models: By name; may change while the service runs.
         readiness: Asked at each look at ``/health/ready``.
     """
 
     lane: Lane
+    acceptor: Acceptor
+    jobs: Following
     quota: QuotaStore
     ledger: Ledger
     keys: KeyCheck

@@ -72,10 +72,11 @@ class AsyncRequest:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """It is a job now, and safe."""
+    """It is a job now, and safe. ``headers`` are to be passed on, with lower-case names."""
 
     job: str
     readings: tuple[Reading, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
