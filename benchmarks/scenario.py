@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.adapters.observing.fan_out import FanOut
@@ -21,9 +22,14 @@ from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.sql.database import open_engine
+from penstock.adapters.sql.job_store import SqlJobs
 from penstock.api.application import application
 from penstock.api.services import ModelCard, Services
+from penstock.errors import StoreUnavailable
+from penstock.lanes.accepting import Acceptance, AsyncRequest
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
+from penstock.lanes.following import Following
 from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.realtime import RealtimeLane
 from penstock.ports import UpstreamRequest, UpstreamResponse, UsageQuery, UsageRow
@@ -149,6 +155,14 @@ class Store:
         return {}
 
 
+class NoQueue:
+    """The scenario's requests are answered at once."""
+
+    async def accept(self, asked: AsyncRequest) -> Acceptance:
+        """Nothing is taken over."""
+        raise StoreUnavailable("there is no queue here")
+
+
 async def ready() -> tuple[str, ...]:
     """Always."""
     return ()
@@ -166,8 +180,10 @@ def services(clock: Clock, writer: LineWriter) -> Services:
     lane = RealtimeLane(
         store, ModelServer(), clock, {"m": served}, observer=observer, random_bits=lambda bits: next(counted)
     )
+    jobs = Following(SqlJobs(open_engine(Path("unused"))), store, clock)
     return Services(
-        lane=lane, quota=store, ledger=store, keys=store, credentials=Credentials((PEPPER,)), clock=clock,
+        lane=lane, acceptor=NoQueue(), jobs=jobs, quota=store, ledger=store, keys=store,
+        credentials=Credentials((PEPPER,)), clock=clock,
         observer=observer, models={"m": ModelCard(id="m")}, readiness=ready,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from penstock.api.server import bind, serve
 from penstock.api.services import Bounds, ModelCard, Services
 from penstock.errors import Forbidden, InvalidRequest, PenstockError, QuotaDenied, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
+from penstock.lanes.following import Following
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import RequestRecord, UsageQuery, UsageRow
 from penstock.quota.definitions import Definitions, Key, Kind, Limit, Metric, Model, Price
@@ -39,6 +40,7 @@ from penstock.quota.operations import (
     Reserved,
     Settle,
 )
+from tests.api.shelf import Shelf
 
 A = TypeVar("A")
 PEPPER, OLD_PEPPER = b"a pepper of at least 32 bytes, new", b"a pepper of at least 32 bytes, old"
@@ -298,6 +300,7 @@ class Door:
 
     def __post_init__(self) -> None:
         self.lane = ShortLane(self.store)
+        self.shelf = Shelf(self.store, now_ms=NOW_MS, key_mac=mac(TOKEN, PEPPER))
 
     def services(self) -> Services:
         async def readiness() -> tuple[str, ...]:
@@ -305,6 +308,8 @@ class Door:
 
         return Services(
             lane=self.lane,
+            acceptor=self.shelf,
+            jobs=Following(self.shelf, self.store, Clock()),
             quota=self.store,
             ledger=self.ledger,
             keys=self.store,

@@ -38,7 +38,8 @@ def iso(at_ms: int) -> str:
     """Unix milliseconds as ISO text in UTC.
 
     Example:
-        >>> iso(1_762_000_000_000)
-        '2025-11-01T12:26:40Z'
+        >>> iso(1_762_000_000_000), iso(1_762_000_000_050)
+        ('2025-11-01T12:26:40Z', '2025-11-01T12:26:40.050Z')
     """
-    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat().replace("+00:00", "Z")
+    instant = _EPOCH + timedelta(milliseconds=at_ms)
+    return instant.isoformat(timespec="milliseconds" if at_ms % 1000 else "seconds").replace("+00:00", "Z")

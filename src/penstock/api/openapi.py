@@ -9,7 +9,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from penstock.api.permissions import PERMISSIONS, Audience
+from penstock.api.permissions import ASYNC_PREFIX, PERMISSIONS, Audience
+from penstock.ports import JobState
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}
@@ -107,6 +108,47 @@ _SCHEMAS: dict[str, Any] = {
         resets_at_ms={"type": ["integer", "null"]},
     ),
     "Limits": _object(("object", "data"), object={"const": "list"}, data=_list_of("Limit")),
+    "Job": _object(
+        ("id", "object", "status", "model"),
+        id=_TEXT,
+        object={"const": "job"},
+        status={"enum": [state.value for state in JobState]},
+        model=_TEXT,
+        endpoint={**_NULLABLE_TEXT, "description": "Known once it has a result."},
+        team=_NULLABLE_TEXT,
+        key=_TEXT,
+        created_at=_NULLABLE_TEXT,
+        started_at=_NULLABLE_TEXT,
+        finished_at=_NULLABLE_TEXT,
+        expires_at={**_NULLABLE_TEXT, "description": "Its own deadline."},
+        cancel_requested={"type": "boolean", "description": "It still runs, and will stop within seconds."},
+        reason={**_NULLABLE_TEXT, "description": "Why it did not succeed."},
+        usage={
+            "oneOf": [
+                _object(
+                    ("prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens", "source"),
+                    prompt_tokens=_NATURAL,
+                    cached_tokens=_NATURAL,
+                    completion_tokens=_NATURAL,
+                    total_tokens=_NATURAL,
+                    source={"enum": ["upstream", "local", "none"]},
+                ),
+                {"type": "null"},
+            ]
+        },
+        cost_nanos={"type": ["integer", "null"], "description": "Nano-dollars, once they are charged."},
+        result={
+            "oneOf": [_object(("status_code", "body"), status_code=_NATURAL, body={}), {"type": "null"}],
+            "description": "What the endpoint would have answered. Not in lists.",
+        },
+    ),
+    "Jobs": _object(
+        ("object", "data", "has_more", "next_cursor"),
+        object={"const": "list"},
+        data=_list_of("Job"),
+        has_more={"type": "boolean"},
+        next_cursor=_NULLABLE_TEXT,
+    ),
     "Live": _object(("live",), live={"const": True}),
     "Ready": _object(("ready",), ready={"type": "boolean"}),
     "Any": {"type": "object"},
@@ -132,15 +174,47 @@ _USAGE_PARAMETERS = [
 ]
 _NAME = {"name": "name", "in": "path", "required": True, "schema": _TEXT, "description": "May contain slashes."}
 
+_JOB = {"name": "id", "in": "path", "required": True, "schema": _TEXT, "description": "As Location told it."}
+_WAIT = _query("wait", "Answer once the job has ended, or after this long: 0s to 60s.")
+_JOB_FILTERS = [
+    _query("state", "Only jobs in this state."),
+    _query("model", "Only jobs for this model."),
+    _query("created_after", f"{_INSTANT}; included."),
+    _query("created_before", f"{_INSTANT}; not included."),
+    _query("limit", "Jobs in a page, 1 to 100; 20 if not given."),
+    _query("cursor", "The next_cursor of the page before."),
+]
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "schema": _TEXT, "description": description}
+
+
+_PREFER = _header(
+    "Prefer", "`respond-async` for a job instead of an answer; with `wait=10`, the answer if it comes within 10 s."
+)
+_IDEMPOTENCY_KEY = _header(
+    "Idempotency-Key", "For jobs: the same key is the same request. Bare or quoted, up to 255 characters."
+)
 _POSTS = {
     "/v1/chat/completions": ("ChatRequest", "Answer a conversation."),
     "/v1/completions": ("CompletionRequest", "Continue a text."),
     "/v1/embeddings": ("EmbeddingRequest", "Turn texts into vectors."),
+    "/v1/async/chat/completions": ("ChatRequest", "Answer a conversation later."),
+    "/v1/async/completions": ("CompletionRequest", "Continue a text later."),
+    "/v1/async/embeddings": ("EmbeddingRequest", "Turn texts into vectors later."),
 }
 _GETS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
     "/v1/models": ("Models", "The models that this key may use.", []),
     "/v1/models/{name}": ("Model", "One model.", [_NAME]),
     "/v1/usage": ("Usage", "What the organisation used, and what it holds now.", _USAGE_PARAMETERS),
+    "/v1/jobs": ("Jobs", "The organisation's jobs, newest first.", _JOB_FILTERS),
+    "/v1/jobs/{id}": ("Job", "One job, with its result once it has one.", [_JOB, _WAIT]),
+    "/v1/jobs/{id}/events": (
+        "Job",
+        "Each step of a job as a server-sent event, until its end.",
+        [_JOB, _header("Last-Event-ID", "Of the last event seen: those after it follow.")],
+    ),
     "/v1/quota": ("Limits", "The limits that this key's requests fall under, as they stand.", []),
     "/health": ("Live", "Whether the process answers.", []),
     "/health/live": ("Live", "Whether the process answers.", []),
@@ -156,6 +230,8 @@ _REFUSALS = {
 }
 _INFERENCE_REFUSALS = _REFUSALS | {
     "404": "There is no such model.",
+    "409": "A job with this Idempotency-Key is under way, or nobody knows how it ended (outcome_unknown).",
+    "422": "This Idempotency-Key came with another body.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "The body is not declared as JSON.",
@@ -171,18 +247,21 @@ def _errors(refusals: dict[str, str]) -> dict[str, Any]:
 
 
 def _post(path: str, schema: str, summary: str) -> dict[str, Any]:
+    is_async = path.startswith(ASYNC_PREFIX)
     answer = _answer("Any", "As OpenAI answers; with stream: true, server-sent events that end in [DONE].")
-    if path != "/v1/embeddings":
+    accepted = _answer("Job", "It is a job now; Location says where to look.")
+    if path != "/v1/embeddings" and not is_async:
         answer["content"]["text/event-stream"] = {"schema": _TEXT}
     return {
         "summary": summary,
-        "operationId": PERMISSIONS[path].route,
+        "operationId": ("async." if is_async else "") + PERMISSIONS[path].route,
         "security": [{"key": []}],
+        "parameters": [_PREFER, _IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
         },
-        "responses": {"200": answer, **_errors(_INFERENCE_REFUSALS)},
+        "responses": {"200": answer, "202": accepted, **_errors(_INFERENCE_REFUSALS)},
     }
 
 
@@ -193,14 +272,34 @@ def _get(path: str, schema: str, summary: str, parameters: list[dict[str, Any]])
         responses["503"] = _answer("Ready", "Not now.")
     if not is_open:
         responses |= _errors(_REFUSALS | {"503": "The quota store cannot answer now; try again."})
+    if path.startswith("/v1/jobs/{id}"):
+        responses |= _errors({"404": "There is no such job, or it is not yours."})
+    if path.endswith("/events"):
+        responses["200"] = {"description": summary, "content": {"text/event-stream": {"schema": _TEXT}}}
+        responses["204"] = {"description": "The last event was seen already: do not come again."}
     if path == "/v1/models/{name}":
         responses |= _errors({"404": "There is no such model, or not for this key."})
     return {
         "summary": summary,
-        "operationId": path.strip("/").replace("/", ".").replace("{name}", "one"),
+        "operationId": path.strip("/").replace("/", ".").replace("{name}", "one").replace("{id}", "one"),
         "security": [] if is_open else [{"key": []}],
         "parameters": parameters,
         "responses": responses,
+    }
+
+
+def _delete() -> dict[str, Any]:
+    refusals = _REFUSALS | {"404": "There is no such job, or it is not yours.", "409": "The job has ended already."}
+    return {
+        "summary": "Cancel a job: one that waits ends at once, one that runs stops within seconds.",
+        "operationId": "v1.jobs.one.cancel",
+        "security": [{"key": []}],
+        "parameters": [_JOB],
+        "responses": {
+            "200": _answer("Job", "It is cancelled, and nothing is charged."),
+            "202": _answer("Job", "It runs, will stop, and is charged for what was produced."),
+            **_errors(refusals | {"503": "The quota store cannot answer now; try again."}),
+        },
     }
 
 
@@ -214,6 +313,7 @@ def description() -> dict[str, Any]:
     """The whole description."""
     paths: dict[str, Any] = {path: {"post": _post(path, *rest)} for path, rest in _POSTS.items()}
     paths |= {path: {"get": _get(path, *rest)} for path, rest in _GETS.items()}
+    paths["/v1/jobs/{id}"]["delete"] = _delete()
     return {
         "openapi": "3.1.0",
         "info": {

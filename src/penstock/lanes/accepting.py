@@ -20,7 +20,7 @@ from penstock.errors import Conflict, InvalidRequest, Mismatched, NotFound, Stor
 from penstock.lanes.bodies import output_tokens_max
 from penstock.lanes.jobs import Job, write_job
 from penstock.lanes.models import ServedModel
-from penstock.lanes.queueing import Queue, unnoticed
+from penstock.lanes.queueing import QUEUED, RESERVED, Queue, unnoticed
 from penstock.lanes.refusals import refusal_error
 from penstock.lanes.requests import InferenceRequest
 from penstock.lanes.settling import Settling
@@ -44,8 +44,6 @@ from penstock.quota.operations import (
 STORED_ANSWER_BYTES_MAX: Final = 1_000_000
 KEY_CHARACTERS_MAX: Final = 255
 ATTEMPTS_AT_ONCE_MAX: Final = 100
-RESERVED: Final = "job-reserved"  # crash points, see ``Queue``
-QUEUED: Final = "job-queued"
 
 T = TypeVar("T")
 

@@ -37,9 +37,13 @@ log = logging.getLogger("penstock.lanes")
 STORE_RETRY_S: Final = 1.0
 BUG_RETRY_S: Final = 30.0
 
+RESERVED: Final = "job-reserved"  # the quota holds it, the table does not know it
+QUEUED: Final = "job-queued"  # it is safe, and nobody has been told
 RESULT_KEPT: Final = "job-result-kept"
 SETTLED: Final = "job-settled"
 REMOVED: Final = "job-removed"
+CRASH_POINTS: Final = (RESERVED, QUEUED, RESULT_KEPT, SETTLED, REMOVED)
+"""Points between two steps at which the kill test ends the process; ``reached`` is told each."""
 
 Execute = Callable[[bytes], Awaitable[Outcome]]
 

@@ -34,7 +34,7 @@ SETTLE_MARGIN_S: Final = 30.0  # between the upstream's last moment and the rese
 
 
 class RealtimeLane:
-    """Answers requests and accounts for them.
+    """Answers requests and accounts for them. ``caller`` and ``models`` serve the queue lane of this process too.
 
     Args:
         models: By the name that clients use.
@@ -57,7 +57,7 @@ class RealtimeLane:
     ) -> None:
         self._quota = quota
         self._clock = clock
-        self._models = models
+        self.models = models
         self._overrun = overrun
         self._random_bits = random_bits or random.Random(secrets.randbits(256)).getrandbits
         self.caller = Caller(client, clock, observer, models.values())
@@ -84,7 +84,7 @@ class RealtimeLane:
             StoreUnavailable: The quota cannot be asked.
             UpstreamError: The model server failed, or refused. ``status`` is set if the client is to see it.
         """
-        model = self._models.get(request.model)
+        model = self.models.get(request.model)
         if model is None:
             raise NotFound(
                 f"the model {request.model[:200]!r} does not exist; GET /v1/models lists those that do",

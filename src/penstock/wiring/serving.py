@@ -2,8 +2,8 @@
 
 ::
 
-    addresses -> database -> quota -> local model -> upstream client -> lane -> API and operations port
-    and down the same way: listeners first, then the lane's settles, then the last commit
+    addresses -> database -> quota -> local model -> upstream client -> lanes -> API and operations port
+    and down the same way: listeners first, then the lanes' settles, then the last commit
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
 from penstock import __version__
 from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
+from penstock.adapters.embedded.committing import CommitObserver
 from penstock.adapters.embedded.crash_points import unnoticed
 from penstock.adapters.observing.fan_out import FanOut
 from penstock.adapters.observing.lines import LineWriter
@@ -25,6 +26,7 @@ from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.sql.database import migrate, open_engine
+from penstock.adapters.sql.job_store import SqlJobs
 from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
@@ -32,6 +34,8 @@ from penstock.api.operations import operations_application
 from penstock.api.services import Bounds, Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, mac, mint
+from penstock.lanes.following import Following
+from penstock.lanes.queueing import CRASH_POINTS as JOB_CRASH_POINTS
 from penstock.ports import Clock
 from penstock.quota.definitions import Key
 from penstock.quota.operations import Sweep
@@ -42,6 +46,7 @@ from penstock.wiring.governing import Governing, in_file
 from penstock.wiring.lanes import model_cards, realtime_lane
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
+from penstock.wiring.queueing import CommitNotices, embedded_queue
 from penstock.wiring.readiness import readiness
 from penstock.wiring.secrets import read_peppers
 
@@ -83,21 +88,24 @@ async def serve_embedded(
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
+        jobs = SqlJobs(engine)
+        reached = _crash()
         quota = await parts.enter_async_context(
-            open_store(
-                places.database,
-                governing.current,
-                version=governing.version,
-                now_ms=clock.now_ms,
-                reached=crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed,
-                observer=metrics,
-            )
+            _store(places, governing, clock, CommitNotices(metrics, jobs), reached=reached)
         )
         lane = await parts.enter_async_context(
             realtime_lane(configuration, places, quota, overrun=governing.overrun, clock=clock, observer=observer)
         )
+        acceptor = await parts.enter_async_context(
+            embedded_queue(
+                configuration, jobs, quota, lane,
+                organisations=governing.current, clock=clock, observer=observer, reached=reached,
+            )
+        )  # fmt: skip
         services = Services(
             lane=lane,
+            acceptor=acceptor,
+            jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,
             ledger=SqlLedger(engine),
             keys=governing,
@@ -106,10 +114,7 @@ async def serve_embedded(
             observer=observer,
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
-            bounds=Bounds(
-                body_bytes_max=configuration.server.body_bytes_max,
-                json_depth_max=configuration.server.json_depth_max,
-            ),
+            bounds=_bounds(configuration),
         )
         for task in (governing.watch(quota), _sweep(quota, clock)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))
@@ -140,6 +145,28 @@ def _first_key(configuration: Configuration, keys: Keys, clock: Clock, pepper: b
     key = replace(key, macs=((mac(token, pepper), 0),))
     keys.create(organisation, key, name="first start", now_ms=clock.now_ms(), actor="penstock serve")
     return token
+
+
+def _store(
+    places: Places, governing: Governing, clock: Clock, observer: CommitObserver, *, reached: Callable[[str], None]
+) -> AbstractAsyncContextManager[EmbeddedStore]:
+    return open_store(
+        places.database,
+        governing.current,
+        version=governing.version,
+        now_ms=clock.now_ms,
+        reached=reached,
+        observer=observer,
+    )
+
+
+def _bounds(configuration: Configuration) -> Bounds:
+    server = configuration.server
+    return Bounds(body_bytes_max=server.body_bytes_max, json_depth_max=server.json_depth_max)
+
+
+def _crash() -> Callable[[str], None]:
+    return crash_from(os.environ.get(VARIABLE), (*CRASH_POINTS, *JOB_CRASH_POINTS)) or unnoticed
 
 
 async def _sweep(quota: EmbeddedStore, clock: Clock) -> None:
