@@ -134,9 +134,10 @@ class QuotaDenied(PenstockError):
 class StoreUnavailable(PenstockError):
     """The quota store cannot be reached or is not ready."""
 
-    def __init__(self, message: str, *, retry_after_ms: int = 1000) -> None:
+    def __init__(self, message: str, *, retry_after_ms: int = 1000, code: str = "quota_unavailable") -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+        self.code = code
 
 
 class ProgramFailed(PenstockError):

@@ -77,7 +77,7 @@ def failure(error: PenstockError) -> Failure:
     if isinstance(error, StoreUnavailable):
         return Failure(
             503,
-            error_body(error.message, kind="server_error", code="quota_unavailable"),
+            error_body(error.message, kind="server_error", code=error.code),
             "unavailable",
             retry_headers(max(1, error.retry_after_ms)),
         )

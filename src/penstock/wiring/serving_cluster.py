@@ -13,13 +13,16 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from penstock import __version__
+from penstock.adapters.http import HttpClient
 from penstock.adapters.observing.fan_out import FanOut
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.postgresql.noticing import notice
 from penstock.adapters.spooling import FileSpool
 from penstock.adapters.sql.definitions import read_definitions
+from penstock.adapters.sql.job_store import SqlJobs
 from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
@@ -27,6 +30,8 @@ from penstock.api.operations import operations_application
 from penstock.api.services import Bounds, Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials
+from penstock.lanes.following import Following
+from penstock.lanes.forwarding import GatewayAcceptor
 from penstock.wiring.auditing_cluster import audit_cluster
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
@@ -83,8 +88,13 @@ async def serve_cluster(
                 overrun=governing.overrun, clock=clock, observer=observer, spool=spool,
             )
         )  # fmt: skip
+        jobs = SqlJobs(engine)
+        client = HttpClient(ca_files={})
+        parts.push_async_callback(client.close)
         services = Services(
             lane=lane,
+            acceptor=GatewayAcceptor(client, configuration.queue.gateway),
+            jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,
             ledger=SqlLedger(engine),
             keys=governing,
@@ -98,7 +108,8 @@ async def serve_cluster(
                 json_depth_max=configuration.server.json_depth_max,
             ),
         )
-        parts.push_async_callback(cancelled, asyncio.create_task(governing.watch(quota)))
+        for task in (governing.watch(quota), notice(engine, jobs.tell)):
+            parts.push_async_callback(cancelled, asyncio.create_task(task))
         audit = partial(audit_cluster, governing.current, quota, outbox, engine)
         operations = operations_application(
             metrics=metrics.exposition,

@@ -1,0 +1,97 @@
+"""Takes requests over in a cluster: hands them to the queue lane's gateway, and passes on what it answers.
+
+Nothing of a client's goes along but its credential, its idempotency key, and what ties logs and traces together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from penstock.errors import StoreUnavailable, UpstreamError, UpstreamUnreachable
+from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest, Relayed, Replayed
+from penstock.lanes.models import PATHS
+from penstock.ports import UpstreamClient, UpstreamRequest
+
+CONNECT_S: Final = 1.0
+ANSWER_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 2_000_000
+CODE: Final = "queue_unavailable"
+
+_RELAYED: Final = re.compile(
+    r"retry-after(-ms)?|x-should-retry|ratelimit(-policy)?|x-ratelimit-(limit|remaining|reset)-(requests|tokens)"
+)
+_LOCATION: Final = re.compile(r"/v1/jobs/([0-9a-f]{32}(?:-[1-9][0-9]{0,8})?)")
+
+
+class GatewayAcceptor:
+    """Forwards to the gateway.
+
+    Args:
+        gateway: Its URL, without a path.
+    """
+
+    def __init__(self, client: UpstreamClient, gateway: str) -> None:
+        self._client = client
+        self._gateway = gateway.rstrip("/")
+
+    async def accept(self, asked: AsyncRequest) -> Acceptance:
+        """See ``penstock.lanes.accepting.Acceptor``.
+
+        Raises:
+            StoreUnavailable: The gateway is away. Unless nothing could be sent, it may have accepted all the same.
+        """
+        request = asked.request
+        headers = {
+            "authorization": asked.authorization,
+            "content-type": "application/json",
+            "x-request-id": request.record.request_id,
+        }
+        if asked.idempotency_key is not None:
+            headers["idempotency-key"] = asked.idempotency_key
+        if asked.traceparent is not None:
+            headers["traceparent"] = asked.traceparent
+        url = f"{self._gateway}/v1/async/{PATHS[request.route].removeprefix('/v1/')}"
+        try:
+            response = await self._client.open(
+                UpstreamRequest(
+                    method="POST", url=url, headers=headers, body=asked.raw,
+                    connect_s=CONNECT_S, first_byte_s=ANSWER_S, between_chunks_s=ANSWER_S, total_s=ANSWER_S,
+                )
+            )  # fmt: skip
+            try:
+                body = await response.read(ANSWER_BYTES_MAX)
+            finally:
+                response.close()
+        except UpstreamUnreachable as error:
+            raise StoreUnavailable("the queue is away, nothing was accepted; send it again", code=CODE) from error
+        except UpstreamError as error:
+            raise StoreUnavailable(
+                "the queue did not answer, and may have accepted the request; send it again with an Idempotency-Key",
+                code=CODE,
+            ) from error
+        return _acceptance(response.status, response.headers, body)
+
+
+def _acceptance(status: int, headers: Mapping[str, str], body: bytes) -> Acceptance:
+    relayed = tuple((name, value) for name, value in headers.items() if _RELAYED.fullmatch(name))
+    location = _LOCATION.fullmatch(headers.get("location", ""))
+    if status == 202 and location is not None:
+        return Accepted(location[1], headers=relayed)
+    if status == 200 and location is not None:
+        return Replayed(location[1], status, body)
+    if status >= 400 and _is_error(body):
+        return Relayed(status, body, relayed)
+    raise StoreUnavailable(f"the queue's gateway answered with status {status}; see its log", code=CODE)
+
+
+def _is_error(body: bytes) -> bool:
+    """In the shape that every error of ours has: what a server in between says is not for clients."""
+    try:
+        told: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return isinstance(told, dict) and isinstance(told.get("error"), dict)
