@@ -35,6 +35,8 @@ LOCAL_MODEL = "smollm2-135m"
 LOCAL_CONTEXT = 2048
 LOCAL_PARALLEL = 4
 LOCAL_MAX_TOKENS = 48
+LOG_POLL_S = 0.1
+LOG_POLLS_MAX = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +241,17 @@ async def _against(
     finally:
         await client.close()
     events = (event for event in rehearsing.read_ledger(places) if event.reservation not in before)
+    await _until_logged(model_log, lines=lines_before + sum(outcome.is_admitted for outcome in outcomes))
     produced = _produced(model_log, skip_lines=lines_before)
     return Evidence(outcomes=outcomes, books=Books.of(events), produced=produced)
+
+
+async def _until_logged(model_log: Path, *, lines: int) -> None:
+    """Give the model server time for the last lines: it writes them together, a moment after the answers."""
+    for _ in range(LOG_POLLS_MAX):
+        if len(rehearsing.read_productions(model_log)) >= lines:
+            return
+        await asyncio.sleep(LOG_POLL_S)
 
 
 async def _with_local_model(chosen: Choices, count: int) -> Evidence:

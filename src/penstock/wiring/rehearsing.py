@@ -107,6 +107,7 @@ def describe_local_model(folder: Path, model: str, *, context: int, concurrency:
         "template_tokens": 64,
         "price": {"input": 0.02, "cached_input": 0.01, "output": 0.06},
         "capacity": {"tokens_per_second": 80, "concurrency": concurrency},
+        "timeouts": {"first_byte": "10m", "between_chunks": "10m", "total": "20m"},  # however busy the machine is
     }
     part.write_text(yaml.safe_dump({"models": {model: described}}))
     return part

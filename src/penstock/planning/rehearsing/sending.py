@@ -12,6 +12,7 @@ from penstock.errors import UpstreamError
 from penstock.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
 
 ANSWER_BYTES_MAX = 64_000_000
+PATIENCE_S = 1_200.0  # longer than the service itself waits: what it gives up is told by its answer
 WAIT_S = 30
 _ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 _NO_HEADERS: Mapping[str, str] = {}
