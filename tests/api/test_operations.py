@@ -1,4 +1,4 @@
-"""The operations port: metrics, health with reasons, the audit."""
+"""The operations port: metrics, health with reasons, the audit, what is held."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def port() -> Iterator[Door]:
     async def audit() -> dict[str, list[str]]:
         return {"differences": []}
 
-    app = operations_application(metrics=lambda: b"penstock_up 1\n", readiness=readiness, audit=audit)
+    async def holds() -> dict[str, int]:
+        return {"acme": 1}
+
+    app = operations_application(metrics=lambda: b"penstock_up 1\n", readiness=readiness, audit=audit, holds=holds)
     with listening(app) as (number, _):
         yield Door(port=number)
     REASONS.clear()
@@ -44,6 +47,10 @@ def test_readiness_says_why_not(port: Door) -> None:
 
 def test_the_audit_is_json(port: Door) -> None:
     assert port.ask("GET", "/audit", token=None).json() == {"differences": []}
+
+
+def test_what_is_held_is_json(port: Door) -> None:
+    assert port.ask("GET", "/holds", token=None).json() == {"acme": 1}
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/models", 404), ("POST", "/metrics", 405)])

@@ -102,11 +102,3 @@ def test_a_running_service_is_asked(run: Run, live: AuditReport, operations: Ope
     outcome = run("audit", "--json")
     assert outcome.code == 0
     assert json.loads(outcome.out)["source"] == "service"
-
-
-def test_usage_shows_what_the_running_service_holds_apart(run: Run, live: AuditReport, operations: Operations) -> None:
-    operations.body = msgspec.json.encode(live)
-    (acme,) = json.loads(run("usage", "acme", "--json").out)["organisations"]
-    assert acme["totals"]["prompt_tokens"] + acme["totals"]["completion_tokens"] == 30
-    assert acme["held"] == {"requests": 1, "tokens": live.only("acme").organisations[0].tokens_held}
-    assert "Held now, not charged: acme" in run("usage").out

@@ -16,7 +16,9 @@ from penstock.adapters.sql.rows import INSERT_EVENT, to_row
 from penstock.quota.definitions import Price
 from penstock.quota.events import Charge, Event, EventKind, Usage
 from penstock.quota.identity import reservation_id
+from penstock.wiring.places import Places
 from tests.cli.conftest import Run
+from tests.wiring.conftest import announced
 
 NOVEMBER_1_MS = 1_761_955_200_000  # 2025-11-01
 DAY_MS = 86_400_000
@@ -154,3 +156,24 @@ def test_without_a_ledger_it_says_where_it_looked(run: Run, data: Path) -> None:
     assert refused.code == 1
     assert f"there is no ledger in {data}" in refused.err
     assert not data.exists()
+
+
+def test_what_the_running_service_holds_is_shown_apart(run: Run, data: Path, charged: Charged) -> None:
+    charged()
+    with announced(Places(data)) as operations:
+        operations.path, operations.body = "/holds", b'{"acme": {"requests": 2, "tokens": 1234}}'
+        acme, globex = said(run, *RANGE)["organisations"]
+        assert acme["totals"]["requests"] == 1
+        assert (acme["held"], globex["held"]) == ({"requests": 2, "tokens": 1234}, {"requests": 0, "tokens": 0})
+        assert "Held now, not charged: acme 1,234 tokens in 2 requests." in run("usage").out
+
+
+def test_a_service_of_another_version_is_told_apart_from_one_that_holds_nothing(
+    run: Run, data: Path, charged: Charged
+) -> None:
+    charged()
+    with announced(Places(data)) as operations:
+        operations.path, operations.body = "/holds", b'["acme"]'
+        refused = run("usage")
+        assert refused.code == 1
+        assert "is it of the same version?" in refused.err

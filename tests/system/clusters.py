@@ -116,6 +116,7 @@ class Cluster(Program):
 
     def audited(self) -> list[Event]:
         """Wait until nothing is held and all is written; the audit must be clean. The ledger's rows."""
+
         def is_still() -> bool:
             report = json.loads(self.command("audit", "--json"))
             assert [each["differences"] for each in report["organisations"]] == [[], []]

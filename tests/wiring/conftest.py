@@ -113,8 +113,9 @@ def tamper(places: Places, *statements: str) -> None:
 
 
 class Operations(HTTPServer):
-    """An operations port that answers one body to /audit, and 503 to all else or while it has none."""
+    """An operations port that answers one body to one path, and 503 to all else or while it has none."""
 
+    path = "/audit"
     body: bytes | None = None
 
     @property
@@ -126,7 +127,7 @@ class _Answering(BaseHTTPRequestHandler):
     server: Operations
 
     def do_GET(self) -> None:
-        body = self.server.body if self.path == "/audit" else None
+        body = self.server.body if self.path == self.server.path else None
         self.send_response(503 if body is None else 200)
         self.end_headers()
         self.wfile.write(body or b"")

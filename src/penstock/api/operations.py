@@ -1,4 +1,4 @@
-"""The operations port: metrics, health and the audit. Kept inside the cluster; it asks for no key."""
+"""The operations port: metrics, health, the audit and what is held. Kept inside the cluster; it asks for no key."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from penstock.api.answers import HANDLERS, Page, json_answer
 from penstock.api.pages import live
 from penstock.api.services import Readiness
 
+Asked = Callable[[], Awaitable[Any]]
+"""Anything that msgspec encodes, made when it is asked for."""
+
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def operations_application(
-    *, metrics: Callable[[], bytes], readiness: Readiness, audit: Callable[[], Awaitable[Any]] | None
+    *,
+    metrics: Callable[[], bytes],
+    readiness: Readiness,
+    audit: Asked | None = None,
+    holds: Asked | None = None,
 ) -> Starlette:
     """Build the operations port's application.
 
     Args:
         metrics: Prometheus text exposition, made when it is asked for.
-        audit: Anything that msgspec encodes: what ``penstock audit`` shows. None: this process keeps no ledger.
+        audit: What ``penstock audit`` shows; no page where there is none to make.
+        holds: What each organisation holds at this moment; the same.
     """
 
     async def exposition(request: Request) -> Response:
@@ -34,13 +42,14 @@ def operations_application(
         reasons = await readiness()
         return json_answer({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
+    def answered(ask: Asked) -> Page:
+        async def page(request: Request) -> Response:
+            return json_answer(await ask())
+
+        return page
+
     pages: dict[str, Page] = {"/metrics": exposition, "/health/live": live, "/health/ready": ready}
-    if audit is not None:
-
-        async def audited(request: Request) -> Response:
-            return json_answer(await audit())
-
-        pages["/audit"] = audited
+    pages |= {path: answered(ask) for path, ask in (("/audit", audit), ("/holds", holds)) if ask is not None}
     application = Starlette(
         routes=[Route(path, page) for path, page in pages.items()],
         exception_handlers=HANDLERS,

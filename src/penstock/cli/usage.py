@@ -21,12 +21,12 @@ from penstock.config.walking import nearest
 from penstock.console.screen import screen
 from penstock.console.usage import OrganisationUsage, total, usage_table
 from penstock.errors import InvalidRequest, StoreUnavailable
-from penstock.lanes.audit_report import AuditReport
 from penstock.ports import UsageQuery, UsageRow
+from penstock.wiring.holding import Held, ask_held
 from penstock.wiring.places import Places
-from penstock.wiring.running import ask
 
 GROUPS = ("day", "model", "key", "team")
+NOTHING = Held(0, 0)
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
 
 
@@ -84,8 +84,7 @@ def _read(
         raise StoreUnavailable(
             f"there is no ledger in {places.data}; start the service once, or name its directory with --data"
         )
-    answer = ask(places, "/audit")
-    holds = {} if answer is None else {each.organisation: each for each in AuditReport.decode(answer).organisations}
+    held = ask_held(places)
     engine = open_engine(places.database)
     try:
         migrate(engine)
@@ -101,8 +100,8 @@ def _read(
         OrganisationUsage(
             organisation=name,
             rows=tuple(found),
-            held_requests=None if answer is None else holds[name].holds if name in holds else 0,
-            held_tokens=None if answer is None else holds[name].tokens_held if name in holds else 0,
+            held_requests=None if held is None else held.get(name, NOTHING).requests,
+            held_tokens=None if held is None else held.get(name, NOTHING).tokens,
         )
         for name, found in rows.items()
     ]

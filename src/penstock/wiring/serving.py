@@ -43,6 +43,7 @@ from penstock.wiring.auditing import audit_service
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing, in_file
+from penstock.wiring.holding import held_now
 from penstock.wiring.lanes import model_cards, realtime_lane
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
@@ -122,6 +123,7 @@ async def serve_embedded(
             metrics=metrics.exposition,
             readiness=services.readiness,
             audit=lambda: audit_service(quota, engine, now_ms=clock.now_ms()),
+            holds=lambda: held_now(quota, governing.current, now_ms=clock.now_ms()),
         )
         await listen(
             configuration,

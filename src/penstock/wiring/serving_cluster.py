@@ -36,6 +36,7 @@ from penstock.wiring.auditing_cluster import audit_cluster
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
+from penstock.wiring.holding import held_now
 from penstock.wiring.lanes import model_cards, realtime_lane
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
@@ -115,6 +116,7 @@ async def serve_cluster(
             metrics=metrics.exposition,
             readiness=services.readiness,
             audit=lambda: audit(now_ms=clock.now_ms()),
+            holds=lambda: held_now(quota, governing.current, now_ms=clock.now_ms()),
         )
         await listen(
             configuration, places, addresses, application(services), operations,

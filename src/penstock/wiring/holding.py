@@ -1,0 +1,60 @@
+"""What is held at this moment, as a service tells it and a command asks for it.
+
+Apart from the audit, which compares every counter with the ledger: this reads no ledger, so it is quick however long
+that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from penstock.errors import StoreUnavailable
+from penstock.ports import QuotaStore
+from penstock.quota.operations import Inspect, Inspected
+from penstock.wiring.places import Places
+from penstock.wiring.running import ask
+
+PATH = "/holds"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One organisation's open reservations, and the tokens that they hold."""
+
+    requests: int
+    tokens: int
+
+
+async def held_now(quota: QuotaStore, organisations: Iterable[str], *, now_ms: int) -> dict[str, Held]:
+    """What each organisation holds.
+
+    Raises:
+        StoreUnavailable: An organisation's state cannot be read, or is not ready.
+    """
+    found = {}
+    for name in organisations:
+        answer = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms))
+        if not isinstance(answer, Inspected):
+            raise StoreUnavailable(f"{name}: its quota state is not ready; try again")
+        found[name] = Held(len(answer.holds), sum(hold.tokens_held for hold in answer.holds))
+    return found
+
+
+def ask_held(places: Places) -> dict[str, Held] | None:
+    """What the service that runs here says; None if none runs, and so nothing is held.
+
+    Raises:
+        StoreUnavailable: A service runs, and does not answer this.
+    """
+    answer = ask(places, PATH)
+    if answer is None:
+        return None
+    try:
+        return msgspec.json.decode(answer, type=dict[str, Held])
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(
+            f"the service's answer does not say what is held: {error}; is it of the same version?"
+        ) from error
