@@ -203,11 +203,12 @@ def test_each_fault_has_its_status_and_still_shows_the_limits(
     assert b"stack trace" not in answer.body
 
 
-def test_the_model_servers_refusal_is_passed_on_in_its_words_and_our_shape() -> None:
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_the_model_servers_refusal_is_passed_on_in_its_words_and_our_shape(status: int) -> None:
     said = b'{"object":"error","message":"this model has no tools","code":400,"secret":"x"}'
-    with open_door(failing(UpstreamError("refused", status=400, body=said))) as door:
+    with open_door(failing(UpstreamError("refused", status=status, body=said))) as door:
         answer = door.chat()
-    assert answer.status == 400
+    assert answer.status == status
     assert answer.error() == {
         "message": "this model has no tools",
         "type": "invalid_request_error",

@@ -157,6 +157,8 @@ class Model(Setting, frozen=True, kw_only=True):
         template_tokens: The most that the chat template adds to a prompt; held on top of the prompt.
         tokens_per_byte_max: More than 1 only for a tokenizer that makes several tokens of one byte of text.
         bytes_per_token: For counting here when the upstream reports no usage.
+        running_usage: The upstream can report usage in every event (`continuous_usage_stats` of vLLM); then a stream
+            that breaks off is charged by its count.
         price: In US dollars.
         capacity: Of one replica.
         objective: What scaling aims at.
@@ -171,6 +173,7 @@ class Model(Setting, frozen=True, kw_only=True):
     template_tokens: Amount = 64
     tokens_per_byte_max: SmallAmount = 1
     bytes_per_token: PositiveNumber = 4.0
+    running_usage: bool = False
     price: Price = Price()
     capacity: Capacity | None = None
     objective: Objective = Objective()

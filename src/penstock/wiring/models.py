@@ -55,6 +55,7 @@ def _served(name: str, model: settings.Model, *, local_url: str, environment: Ma
         context=model.context,
         max_tokens=model.max_tokens,
         bytes_per_token=model.bytes_per_token,
+        reports_running_usage=model.running_usage,
         connect_s=timeouts.connect_ms / 1000,
         first_byte_s=timeouts.first_byte_ms / 1000,
         between_chunks_s=timeouts.between_chunks_ms / 1000,
