@@ -2,7 +2,8 @@
 
 A thread of its own, because a commit waits for the disk (5 ms of fsync are usual) and the event loop must not; one
 hop for a whole group, where an asynchronous driver would make one for each statement. It keeps its connection, and
-gives rows to the driver itself: for SQLAlchemy to do both costs a small group more than its statements.
+gives rows to the driver itself, many in one statement: for SQLAlchemy to do both costs a small group more than its
+statements, and each step of a statement makes two threads contend for the interpreter.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from queue import SimpleQueue
 from threading import Thread
 
@@ -22,8 +24,18 @@ from penstock.adapters.embedded import crash_points
 from penstock.adapters.embedded.crash_points import Reached
 from penstock.adapters.sql.database import WRITE
 from penstock.adapters.sql.jobs import project
-from penstock.adapters.sql.rows import DELETE_RECORD, INSERT_EVENT, UPSERT_BUCKET, UPSERT_EPOCH, UPSERT_RECORD, to_row
+from penstock.adapters.sql.rows import (
+    DELETE_RECORD,
+    INSERT_EVENT,
+    UPSERT_BUCKET,
+    UPSERT_EPOCH,
+    UPSERT_RECORD,
+    of_rows,
+    to_row,
+)
 from penstock.quota.events import Event
+
+ROWS_MAX = 16  # in one statement; each number is a statement that the driver keeps prepared
 
 
 @dataclass(slots=True)
@@ -111,8 +123,9 @@ class GroupWriter:
 
 
 def _execute(cursor: DBAPICursor, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    if rows:
-        cursor.executemany(statement, rows)
+    for first in range(0, len(rows), ROWS_MAX):
+        part = rows[first : first + ROWS_MAX]
+        cursor.execute(of_rows(statement, len(part)), list(chain.from_iterable(part)))
 
 
 def _resolve(done: asyncio.Future[str | None], failure: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 from sqlalchemy.dialects.sqlite import dialect, insert
-from sqlalchemy.sql.dml import Delete, Insert
+from sqlalchemy.sql.dml import Insert
 
 from penstock.adapters.sql.tables import bucket_states, epochs, ledger, reservations
 from penstock.quota.definitions import Price
@@ -24,7 +24,7 @@ _DAY_MS = 86_400_000
 _encode = msgspec.json.Encoder().encode
 
 
-def _compiled(statement: Insert | Delete) -> str:
+def _compiled(statement: Insert) -> str:
     return str(statement.compile(dialect=dialect()))
 
 
@@ -34,7 +34,7 @@ _record = insert(reservations)
 UPSERT_RECORD = _compiled(
     _record.on_conflict_do_update(index_elements=["reservation"], set_={"record": _record.excluded.record})
 )
-DELETE_RECORD = _compiled(reservations.delete().where(reservations.c.reservation == ""))
+DELETE_RECORD = f"DELETE FROM {reservations.name} WHERE {reservations.c.reservation.name} IN (VALUES (?))"
 _bucket = insert(bucket_states)
 UPSERT_BUCKET = _compiled(
     _bucket.on_conflict_do_update(
@@ -46,6 +46,19 @@ _epoch = insert(epochs)
 UPSERT_EPOCH = _compiled(
     _epoch.on_conflict_do_update(index_elements=["organisation"], set_={"epoch": _epoch.excluded.epoch})
 )
+
+
+@lru_cache(maxsize=128)
+def of_rows(statement: str, rows: int) -> str:
+    """One of the statements above for several rows: where each row is one step, the driver lets go of the interpreter
+    and takes it again for each, and an event loop beside it pays as much as the driver does.
+
+    Example:
+        >>> of_rows(DELETE_RECORD, 2)
+        'DELETE FROM reservations WHERE reservation IN (VALUES (?), (?))'
+    """
+    row = "(" + ", ".join("?" * statement.count("?")) + ")"
+    return statement.replace(row, ", ".join([row] * rows))
 
 
 @lru_cache(maxsize=64)
