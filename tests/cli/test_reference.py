@@ -11,12 +11,19 @@ import typer
 
 import penstock.cli
 import penstock.cli.audit
+import penstock.cli.check
 import penstock.cli.keys
+import penstock.cli.replay
+import penstock.cli.serve
+import penstock.cli.simulate_model
 import penstock.cli.usage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
-COMMANDS = ("keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit")
+COMMANDS = (
+    "serve", "check", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
+    "simulate-model",
+)  # fmt: skip
 
 
 def options_of(path: str) -> set[str]:
@@ -27,7 +34,7 @@ def options_of(path: str) -> set[str]:
     named: set[str] = set()
     for parameter in command.params:
         is_option = parameter.param_type_name == "option"
-        named.add(max(parameter.opts, key=len) if is_option else parameter.metavar.strip("[]"))
+        named.add(max(parameter.opts, key=len) if is_option else parameter.metavar.strip("[]."))
     return named - {"--help"}
 
 

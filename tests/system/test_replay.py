@@ -16,6 +16,7 @@ from tests.system.programs import Service, SimulatedModel
 pytestmark = pytest.mark.slow
 
 RUN_S = 300
+README = Path(__file__).parents[2] / "README.md"
 
 
 def replay(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -24,6 +25,15 @@ def replay(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=RUN_S, check=False,
         env={**os.environ, "NO_COLOR": "1"},
     )  # fmt: skip
+
+
+def readme_lines() -> list[str]:
+    """What README shows of the report, but for the numbers: admissions depend on how fast the machine is."""
+    shown = README.read_text().split("$ .venv/bin/penstock replay\n")[1].split("```")[0]
+    kept = [re.sub(r" +", " ", line) for line in shown.splitlines() if re.match(r"[a-z]+ [a-z ]+|difference", line)]
+    lines = [line for line in kept if not re.search(r" \d", line) or line.startswith("difference")]
+    assert len(lines) == 6, lines
+    return lines
 
 
 def test_the_shipped_trace_is_billed_to_the_token_and_small_plans_meet_their_limits() -> None:
@@ -36,6 +46,8 @@ def test_the_shipped_trace_is_billed_to_the_token_and_small_plans_meet_their_lim
     admitted, refused = map(int, together.groups())
     assert admitted + refused == 500
     assert int(re.findall(r"^foundry/requests/minute +(\d+)$", done.stdout, re.MULTILINE)[0]) > 0
+    for line in readme_lines():
+        assert line in re.sub(r" +", " ", done.stdout), f"README shows another report: {line}"
     for side in ("ledger", "model server", "clients were told"):
         assert re.search(rf"^{side} +{admitted} ", done.stdout, re.MULTILINE), done.stdout
 

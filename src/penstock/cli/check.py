@@ -38,9 +38,12 @@ Examples:
 
 @app.command(help=_HELP)
 def check(
-    files: Annotated[list[Path] | None, typer.Argument(help="Files, merged in this order.", show_default=False)] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="Files, merged in this order.", show_default=False)
+    ] = None,
     later: Annotated[
-        list[Path] | None, typer.Option("-f", "--file", help="A further file that wins; may be repeated.")
+        list[Path] | None,
+        typer.Option("-f", "--file", metavar="FILE", help="A further file that wins; may be repeated."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print problems, or the meaning, as JSON.")] = False,
     as_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of penstock.yaml.")] = False,

@@ -56,7 +56,7 @@ class Choices:
 def replay(
     trace: Annotated[
         Path | None,
-        typer.Argument(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens. Default: the shipped excerpt."),
+        typer.Argument(metavar="[TRACE]", help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens. Default: the shipped excerpt."),
     ] = None,
     requests: Annotated[int, typer.Option(min=0, help="Send so many of the trace; 0: all.")] = 0,
     speed: Annotated[
