@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from penstock.adapters.redis import apply_users, load_library, open_store
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient
-from penstock.adapters.redis.library import load_library
-from penstock.adapters.redis.store import open_store
 from penstock.quota import (
     Define,
     Definitions,
@@ -34,11 +33,14 @@ from penstock.quota import (
 )
 from tests.system.services import Redis
 
+CONFIG = Path(__file__).parents[2] / "config"
+
 
 @contextmanager
 def redis(place: Path) -> Iterator[dict[str, str]]:
-    """A Redis in which acme has settled one request and holds another: ``REDIS_URL``."""
-    service = Redis(place)
+    """A Redis with a user for each role, in which acme has settled one request and holds another: ``REDIS_URL``."""
+    service = Redis(place, configuration=CONFIG / "redis/redis.conf")
+    (service.folder / "users.acl").touch()
     try:
         service.start()
         asyncio.run(_fill(service.url))
@@ -50,6 +52,9 @@ def redis(place: Path) -> Iterator[dict[str, str]]:
 async def _fill(url: str) -> None:
     client = RedisClient(read_address(url))
     await load_library(client)
+    template = (CONFIG / "redis/users.acl").read_text()
+    roles = ("api", "keeper", "gateway", "worker", "collector")
+    await apply_users(client, template=template, passwords=dict.fromkeys(roles, "secret"))
     await client.close()
     now_ms = int(time.time() * 1000)
     limits = (
