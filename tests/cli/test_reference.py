@@ -12,6 +12,7 @@ import typer
 import penstock.cli
 import penstock.cli.audit
 import penstock.cli.check
+import penstock.cli.execute
 import penstock.cli.keys
 import penstock.cli.replay
 import penstock.cli.serve
@@ -21,7 +22,7 @@ import penstock.cli.usage
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = (
-    "serve", "check", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
+    "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
     "simulate-model",
 )  # fmt: skip
 

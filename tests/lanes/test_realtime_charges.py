@@ -71,7 +71,8 @@ def test_server_that_refuses_connections_is_charged_nothing(stream: bool) -> Non
 @pytest.mark.parametrize(
     ("status", "shown"),
     [
-        ("400 Bad Request", 400), ("422 Unprocessable", 422), ("413 Too Large", 413), ("429 Busy", 429),
+        ("400 Bad Request", 400), ("422 Unprocessable", 422), ("413 Too Large", 413), ("415 Type", 415),
+        ("429 Busy", 429),
         ("503 Busy", 503), ("401 No", None), ("403 No", None), ("404 No", None), ("500 Oops", None),
         ("502 Oops", None), ("301 Moved", None), ("204 Nothing", None),
     ],
@@ -88,7 +89,7 @@ def test_error_status_is_charged_nothing_and_only_the_clients_own_is_shown(
                 await stage.lane.answer(request(stream=stream))
             assert type(caught.value) is UpstreamError
             assert caught.value.status == shown
-            if shown in (400, 413, 422):
+            if shown in (400, 413, 415, 422):
                 wanted = {"message": "chat says no", "type": "t", "param": "p", "code": "c"}
                 assert json.loads(caught.value.body) == {"error": wanted}
             else:
