@@ -54,7 +54,7 @@ class Cluster(Program):
         super().start()
         self.keys = make_keys(self.configuration, Places(self.data))
         for key in self.keys.values():
-            until(lambda key=key: self.client(key).get("/v1/models").status_code == 200)  # type: ignore[misc]
+            until(lambda key=key: self.client(key).get("/v1/models").status_code == 200)
 
     def is_ready(self) -> bool:
         return (self.data / "serve.json").exists()

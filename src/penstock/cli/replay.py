@@ -22,11 +22,13 @@ from penstock.adapters.local_model.counting import counters, prompt_tokens
 from penstock.adapters.simulated_model import counting
 from penstock.cli import app
 from penstock.cli.rehearsal_report import Evidence, report
+from penstock.config import Configuration, load
 from penstock.errors import InvalidRequest
 from penstock.planning.rehearsing import drawing, traces
 from penstock.planning.rehearsing.comparing import Books, Produced
 from penstock.planning.rehearsing.sending import Outcome, Planned, Sender
 from penstock.ports import UpstreamClient
+from penstock.quota.operations import Lane
 from penstock.wiring import rehearsing
 from penstock.wiring.places import Places
 
@@ -49,14 +51,18 @@ class Choices:
     concurrency: int
     stream_percent: int
     seed: int
-    config: Path | None
+    config: Sequence[Path]
+    as_jobs: bool
+    is_cluster: bool
 
 
 @app.command()
 def replay(
     trace: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRACE]", help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens. Default: the shipped excerpt."),
+        typer.Argument(
+            metavar="[TRACE]", help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens. Default: the shipped excerpt."
+        ),
     ] = None,
     requests: Annotated[int, typer.Option(min=0, help="Send so many of the trace; 0: all.")] = 0,
     speed: Annotated[
@@ -66,9 +72,13 @@ def replay(
     stream: Annotated[int, typer.Option(min=0, max=100, help="Percent of the requests that stream.")] = 50,
     seed: Annotated[int, typer.Option(help="Draws who sends what; the same seed, the same draw.")] = 1,
     config: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option("--config", "-c", help="Serve with this; its models are simulated. Default: a shipped one."),
     ] = None,
+    lane: Annotated[Lane, typer.Option(help="realtime, or queue: as jobs, each waited for.")] = Lane.REALTIME,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Start a whole cluster, as `penstock up` does, instead of one process.")
+    ] = False,
     local: Annotated[
         int, typer.Option(min=0, max=200, help="Instead: ask the local model so many shipped questions.")
     ] = 0,
@@ -84,9 +94,9 @@ def replay(
 ) -> None:
     """Send a trace of real requests over HTTP, and compare the ledger with the models' own logs.
 
-    Without --url, everything is started for this and stopped afterwards: a service with an empty ledger, and a
-    simulated model that answers as long as the trace says, or with --local the real small model. Organisations send
-    by a skewed share (Zipf), so that small plans meet their limits too.
+    Without --url, everything is started for this and stopped afterwards: a service with an empty ledger, or with
+    --cluster all processes and services of one, and a simulated model that answers as long as the trace says, or with
+    --local the real small model. Organisations send by a skewed share (Zipf), so that small plans meet their limits.
 
     The report says who was admitted, which limit refused how many, what was used and charged, how many tokens were
     held for each token used, and the difference between ledger and models, request by request. It is 0; otherwise,
@@ -99,9 +109,11 @@ def replay(
         requests=requests,
         speed=speed,
         concurrency=concurrency,
-        stream_percent=stream,
+        stream_percent=0 if lane is Lane.QUEUE else stream,
         seed=seed,
-        config=config,
+        config=config or (),
+        as_jobs=lane is Lane.QUEUE,
+        is_cluster=cluster,
     )
     if url is not None:
         if keys is None or data is None or model_log is None or not model:
@@ -178,17 +190,18 @@ async def _send(
             progress.update(task, advance=1, refused=refused, failed=failed)
 
         sender = Sender(
-            client=client, url=url, keys=keys, concurrency=chosen.concurrency, speed=chosen.speed, seen=seen
-        )
+            client=client, url=url, keys=keys, concurrency=chosen.concurrency, speed=chosen.speed,
+            as_jobs=chosen.as_jobs, seen=seen,
+        )  # fmt: skip
         return await sender.send_all(planned)
 
 
-def _configuration(chosen: Choices, folder: Path) -> Path:
-    if chosen.config is not None:
-        return chosen.config
+def _configuration(chosen: Choices, folder: Path) -> list[Path]:
+    if chosen.config:
+        return [file.resolve() for file in chosen.config]
     written = folder / "rehearsal.yaml"
     written.write_text(rehearsing.shipped("rehearsal.yaml"))
-    return written
+    return [written]
 
 
 async def _with_simulated_model(chosen: Choices) -> Evidence:
@@ -199,16 +212,15 @@ async def _with_simulated_model(chosen: Choices) -> Evidence:
         async with AsyncExitStack() as stack:
             upstream = await stack.enter_async_context(rehearsing.simulated_model(folder, models))
             upstreams = dict.fromkeys(models, upstream)
-            started = await stack.enter_async_context(rehearsing.service([configuration], upstreams, folder))
+            serve = rehearsing.cluster if chosen.is_cluster else rehearsing.service
+            started = await stack.enter_async_context(serve(configuration, upstreams, folder))
             client = HttpClient()
             stack.push_async_callback(client.close)
             planned = _planned_trace(chosen, list(started.keys), models)
             outcomes = await _send(chosen, client, started.url, dict(started.keys), planned)
-        return Evidence(
-            outcomes=outcomes,
-            books=Books.of(rehearsing.read_ledger(started.places)),
-            produced=_produced(folder / "produced.jsonl"),
-        )
+            await started.until_written()
+            books = Books.of(rehearsing.read_ledger(started.configuration, started.places))
+        return Evidence(outcomes=outcomes, books=books, produced=_produced(folder / "produced.jsonl"))
 
 
 def _produced(log: Path, *, skip_lines: int = 0) -> list[Produced]:
@@ -232,7 +244,8 @@ async def _against(
     chosen: Choices, url: str, keys: dict[str, str], places: Places, models: Sequence[str], model_log: Path
 ) -> Evidence:
     """Use a service that runs; rows and lines that were there before are left out."""
-    before = {event.reservation for event in rehearsing.read_ledger(places)}
+    configuration = load(chosen.config) if chosen.config else Configuration()
+    before = {event.reservation for event in rehearsing.read_ledger(configuration, places)}
     lines_before = len(rehearsing.read_productions(model_log))
     client = HttpClient()
     try:
@@ -240,7 +253,7 @@ async def _against(
         outcomes = await _send(chosen, client, url, keys, planned)
     finally:
         await client.close()
-    events = (event for event in rehearsing.read_ledger(places) if event.reservation not in before)
+    events = (event for event in rehearsing.read_ledger(configuration, places) if event.reservation not in before)
     await _until_logged(model_log, lines=lines_before + sum(outcome.is_admitted for outcome in outcomes))
     produced = _produced(model_log, skip_lines=lines_before)
     return Evidence(outcomes=outcomes, books=Books.of(events), produced=produced)
@@ -268,7 +281,7 @@ async def _with_local_model(chosen: Choices, count: int) -> Evidence:
                 folder, LOCAL_MODEL, context=LOCAL_CONTEXT, concurrency=LOCAL_PARALLEL
             )
             started = await stack.enter_async_context(
-                rehearsing.service([configuration, described], {LOCAL_MODEL: upstream}, folder)
+                rehearsing.service([*configuration, described], {LOCAL_MODEL: upstream}, folder)
             )
             client = HttpClient()
             stack.push_async_callback(client.close)
@@ -287,7 +300,7 @@ async def _with_local_model(chosen: Choices, count: int) -> Evidence:
             tokenized = await _tokenized(client, upstream, outcomes)
         return Evidence(
             outcomes=outcomes,
-            books=Books.of(rehearsing.read_ledger(started.places)),
+            books=Books.of(rehearsing.read_ledger(started.configuration, started.places)),
             sums={LOCAL_MODEL: Produced("", LOCAL_MODEL, counted.prompt, counted.completion, counted.cached)},
             tokenized=tokenized,
         )

@@ -14,6 +14,8 @@ import re
 import secrets
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -22,22 +24,27 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from penstock.adapters.processes import free_port
 from penstock.adapters.simulated_model import Production
-from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import LedgerReads
-from penstock.config import load
+from penstock.config import Configuration, load
 from penstock.errors import StoreUnavailable
+from penstock.lanes.audit_report import AuditReport
 from penstock.lanes.credentials import mac, mint
 from penstock.quota.definitions import Key
 from penstock.quota.events import Event
+from penstock.wiring.database import opened_database
+from penstock.wiring.own_stores import OVERLAY
 from penstock.wiring.places import Places
-from penstock.wiring.running import Running
+from penstock.wiring.running import Running, ask
 from penstock.wiring.secrets import read_peppers
 
 START_S = 60.0
 STOP_S = 40.0
 POLL_S = 0.05
+WRITTEN_S = 60.0
+NO_PORTS: Mapping[str, int] = {}
 LOOPBACK = "127.0.0.1"
 
 DATA = resources.files("penstock") / "data"
@@ -51,12 +58,31 @@ class Rehearsal:
         url: Of the API, without ``/v1``.
         keys: A key for each organisation, by name in the configuration's order.
         models: Names that may be asked for, in the configuration's order.
+        configuration: As the service has it.
     """
 
     url: str
     keys: Mapping[str, str]
     models: tuple[str, ...]
+    configuration: Configuration
     places: Places
+
+    async def until_written(self) -> None:
+        """Wait until nothing is held, and the ledger has every event.
+
+        Raises:
+            StoreUnavailable: It did not come to that in time.
+        """
+        try:
+            async with asyncio.timeout(WRITTEN_S):
+                while True:
+                    answer = await asyncio.to_thread(ask, self.places, "/audit")
+                    found = AuditReport.decode(answer or b"").organisations
+                    if not any(each.holds or each.unwritten for each in found):
+                        return
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"after {WRITTEN_S:g} s something is still held, or not in the ledger") from error
 
 
 def shipped(name: str) -> str:
@@ -64,19 +90,11 @@ def shipped(name: str) -> str:
     return (DATA / name).read_text(encoding="utf-8")
 
 
-def make_keys(files: Sequence[Path], places: Places) -> dict[str, str]:
-    """Give each organisation of the configuration a key that may do everything.
-
-    Raises:
-        ConfigurationError: The configuration has problems.
-    """
-    configuration = load(files)
+def make_keys(configuration: Configuration, places: Places) -> dict[str, str]:
+    """Give each organisation of the configuration a key that may do everything."""
     pepper = read_peppers(configuration, places, os.environ)[0]
     now_ms = time.time_ns() // 1_000_000
-    places.create()
-    engine = open_engine(places.database)
-    try:
-        migrate(engine)
+    with opened_database(configuration, places) as engine:
         stored, tokens = Keys(engine), {}
         for organisation in configuration.organisations:
             key = Key(id=secrets.token_hex(5))
@@ -84,17 +102,15 @@ def make_keys(files: Sequence[Path], places: Places) -> dict[str, str]:
             key = replace(key, macs=((mac(tokens[organisation], pepper), 0),))
             stored.create(organisation, key, name="rehearsal", now_ms=now_ms, actor="rehearsal")
         return tokens
-    finally:
-        engine.dispose()
 
 
-def models_of(configuration: Path) -> tuple[str, ...]:
+def models_of(files: Sequence[Path]) -> tuple[str, ...]:
     """The names of a configuration's models, in its order.
 
     Raises:
         ConfigurationError: The configuration has problems.
     """
-    return tuple(load([configuration]).models)
+    return tuple(load(files).models)
 
 
 def describe_local_model(folder: Path, model: str, *, context: int, concurrency: int) -> Path:
@@ -113,20 +129,16 @@ def describe_local_model(folder: Path, model: str, *, context: int, concurrency:
     return part
 
 
-def read_ledger(places: Places, *, start_ms: int = 0) -> Iterator[Event]:
-    """Every row that was written at or after ``start_ms``.
+def read_ledger(configuration: Configuration, places: Places) -> Iterator[Event]:
+    """Every row.
 
     Raises:
-        StoreUnavailable: There is no database in the directory.
+        StoreUnavailable: There is no database in the directory, or PostgreSQL does not answer.
     """
-    if not places.database.exists():
+    if configuration.stores is None and not places.database.exists():
         raise StoreUnavailable(f"no ledger at {places.database}; name the service's data directory with --data")
-    engine = open_engine(places.database)
-    try:
-        with engine.connect() as connection:
-            yield from LedgerReads(connection).events(start_ms=start_ms)
-    finally:
-        engine.dispose()
+    with opened_database(configuration, places) as engine, engine.connect() as connection:
+        yield from LedgerReads(connection).events()
 
 
 def read_productions(path: Path) -> list[Production]:
@@ -159,20 +171,46 @@ async def service(files: Sequence[Path], upstreams: Mapping[str, str], folder: P
         StoreUnavailable: It did not start; the message holds its last words.
     """
     places = Places(folder / "data")
-    overlay = folder / "addresses.yaml"
-    changed = {
-        "server": {"host": LOOPBACK, "operations_host": LOOPBACK},
-        "models": {model: {"upstream": url} for model, url in upstreams.items()},
-    }
-    overlay.write_text(yaml.safe_dump(changed))
-    together = [*files, overlay]
-    keys = make_keys(together, places)
+    together = [*files, _addresses(folder, upstreams)]
+    configuration = load(together)
+    keys = make_keys(configuration, places)
     command = ["serve", "--port=0", "--operations-port=0", f"--data={places.data}"]
     command += [f"--config={file}" for file in together]
     log = folder / "serve.log"
     async with _running(command, log) as process:
         url = await _until_announced(process, places, log)
-        yield Rehearsal(url=url, keys=keys, models=tuple(upstreams), places=places)
+        yield Rehearsal(url=url, keys=keys, models=tuple(upstreams), configuration=configuration, places=places)
+
+
+@contextlib.asynccontextmanager
+async def cluster(files: Sequence[Path], upstreams: Mapping[str, str], folder: Path) -> AsyncIterator[Rehearsal]:
+    """The same with ``penstock up``: real services, and every process of a cluster. Raises like ``service``."""
+    await asyncio.to_thread(folder.chmod, 0o711)  # the database's own account passes through
+    places = Places(folder / "cluster")
+    ports = {"port": free_port(), "operations_port": free_port()}
+    together = [*files, _addresses(folder, upstreams, ports)]
+    command = ["up", f"--data={places.data}", *(f"--config={file}" for file in together)]
+    log = folder / "up.log"
+    async with _running(command, log) as process:
+        url = await _until_announced(process, places, log)
+        configuration = load([*together, places.data / OVERLAY])
+        keys = await asyncio.to_thread(make_keys, configuration, places)
+        async with _bounded(log):
+            for key in keys.values():
+                while not await asyncio.to_thread(_is_known, url, key):
+                    await _poll(process, log)
+        yield Rehearsal(url=url, keys=keys, models=tuple(upstreams), configuration=configuration, places=places)
+
+
+def _addresses(folder: Path, upstreams: Mapping[str, str], ports: Mapping[str, int] = NO_PORTS) -> Path:
+    """Write the part of a configuration that says where everything is."""
+    overlay = folder / "addresses.yaml"
+    changed = {
+        "server": {"host": LOOPBACK, "operations_host": LOOPBACK, **ports},
+        "models": {model: {"upstream": url} for model, url in upstreams.items()},
+    }
+    overlay.write_text(yaml.safe_dump(changed))
+    return overlay
 
 
 @contextlib.asynccontextmanager
@@ -234,6 +272,17 @@ async def _poll(process: asyncio.subprocess.Process, log: Path) -> None:
     if process.returncode is not None:
         raise StoreUnavailable(f"ended with {process.returncode} before it was ready: {_last_words(log)}")
     await asyncio.sleep(POLL_S)
+
+
+def _is_known(url: str, key: str) -> bool:
+    """Whether the service has read the key by now."""
+    request = urllib.request.Request(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=START_S):
+            return True
+    except urllib.error.HTTPError as error:
+        with error:
+            return False
 
 
 def _last_words(log: Path) -> str:

@@ -13,6 +13,7 @@ from penstock.config.settings import Accounts, Store
 from penstock.errors import ConfigurationError
 
 USER_PREFIX = "penstock_"
+VIRTUAL_HOST = "penstock"  # where the address names none
 _PORTS = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "amqp": 5672, "amqps": 5671}
 _TLS = frozenset({"rediss", "amqps"})
 
