@@ -26,7 +26,7 @@ class Program:
         self.folder = folder
         self.log = folder / "log"
         self._arguments = arguments
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self.process: subprocess.Popen[bytes] | None = None
 
     def is_ready(self) -> bool:
@@ -36,7 +36,7 @@ class Program:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "penstock", *self._arguments], cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env={**os.environ, **self._environment},
+                stdout=log, stderr=log, env={**os.environ, **self.environment},
             )  # fmt: skip
         wait_until(self.is_ready, self.process, self.log, bound_s=START_S)
 
@@ -82,6 +82,8 @@ class Service(Program):
         limits: tuple[str, ...] = (),
         model: str = "context: 4096",
         plan: str = "",
+        queue: str = "",
+        organisations: tuple[str, ...] = ("acme",),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data = folder / "data"
@@ -89,7 +91,8 @@ class Service(Program):
         (folder / "penstock.yaml").write_text(
             f"models: {{m: {{upstream: '{model_url}', price: {{input: 1, output: 2}}, {model}}}}}\n"
             f"plans: {{p: {{limits: {json.dumps(limits)}, {plan}}}}}\n"
-            "organisations: {acme: {plan: p}}\n"
+            f"organisations: {{{', '.join(f'{name}: {{plan: p}}' for name in organisations)}}}\n"
+            f"queue: {{{queue}}}\n"
             "server: {data_directory: data}\n"
         )
         super().__init__(

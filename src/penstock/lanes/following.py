@@ -56,9 +56,9 @@ class Following:
             Look(organisation=organisation, caller_now_ms=self._clock.now_ms(), reservation=job)
         )
         found = None
-        if isinstance(seen, Seen) and seen.lane == Lane.QUEUE:
+        if isinstance(seen, Seen) and seen.lane == Lane.QUEUE and seen.state is State.OPEN:
             found = _merged(known or _only_seen(organisation, job, seen), seen)
-        found = found or known
+        found = found or known  # one that has ended stays as it was until the database knows how
         if found is None:
             if isinstance(seen, NotReady):
                 raise StoreUnavailable("the quota store is not ready; try again")
@@ -141,9 +141,7 @@ def steps(job: StoredJob) -> list[JobEvent]:
 
 
 def _merged(known: StoredJob, seen: Seen) -> StoredJob:
-    """An open job as the quota store sees it; one that has ended stays as it was until the database knows how."""
-    if seen.state is not State.OPEN:
-        return known
+    """An open job as the quota store sees it."""
     state = JobState.RUNNING if seen.running or seen.published else JobState.QUEUED
     return replace(known, state=state, cancel_requested=seen.cancelled)
 
