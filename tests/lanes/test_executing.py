@@ -114,7 +114,7 @@ def test_job_waits_in_place_for_a_limit_that_refuses_for_a_moment_and_comes_late
     asyncio.run(main())
 
 
-def test_job_that_waits_for_a_place_takes_it_when_it_is_free() -> None:
+def test_job_that_waits_for_a_place_takes_it_when_it_is_free_and_comes_later_if_that_takes_long() -> None:
     async def main() -> None:
         serve, writers = holding()
         async with queued(serve, limits=(CONCURRENCY,)) as queue:
@@ -122,6 +122,9 @@ def test_job_that_waits_for_a_place_takes_it_when_it_is_free() -> None:
             one, two = queue.deliver(first), queue.deliver(second)
             await until(lambda: writers)
             await queue.sleep.advance(3)
+            assert (await queue.later(two)).retry_after_ms == 1000
+            two = queue.deliver(second)
+            await queue.sleep.advance(1.5)
             assert (len(writers), two.done()) == (1, False)
             writers[0].write(ANSWER)
             queue.collect(await queue.finish(one))

@@ -24,7 +24,7 @@ from penstock.errors import StoreUnavailable
 from penstock.lanes.bodies import error_body
 from penstock.lanes.calling import Caller
 from penstock.lanes.executing_call import Ending, ModelCall, Sleep
-from penstock.lanes.executing_lease import JobLease, Stop, acquire_call, wait_for_others
+from penstock.lanes.executing_lease import JobLease, Stop, acquire_call, is_left_alone
 from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job
 from penstock.lanes.models import ServedModel
 from penstock.ports import Clock, Observer, QuotaStore, RequestRecord
@@ -33,6 +33,7 @@ from penstock.quota.operations import Gone, Invalid, Never, Run, Wait
 WAIT_HERE_MOST_MS: Final = 2_000
 """A limit that refuses for longer is no reason to keep a place that another job could use."""
 AWAY_MS: Final = 1_000
+ELSEWHERE_MS: Final = 5_000
 
 CANCELLED_STATUS: Final = 499
 EXPIRED_STATUS: Final = 504
@@ -101,7 +102,8 @@ class Executor:
         except ValueError as error:
             return Poison(f"this is no job: {error}")
         try:
-            await wait_for_others(self._quota, self._clock, job, self._sleep)
+            if not await is_left_alone(self._quota, self._clock, job, self._sleep):
+                return Later(ELSEWHERE_MS, "another executor works on it")
             outcome = await self._acquire(job)
         except StoreUnavailable as error:
             return Later(error.retry_after_ms, error.message)
@@ -109,12 +111,14 @@ class Executor:
 
     async def _acquire(self, job: Job) -> Outcome | None:
         """Claim the job; None if it may run."""
+        patience_ms = WAIT_HERE_MOST_MS
         while True:
             answer = await self._quota.apply(acquire_call(job, self._clock.now_ms()))
             match answer:
                 case Run():
                     return None
-                case Wait(retry_after_ms) if retry_after_ms <= WAIT_HERE_MOST_MS:
+                case Wait(retry_after_ms) if retry_after_ms <= patience_ms:
+                    patience_ms -= retry_after_ms
                     await self._sleep(retry_after_ms / 1000)
                 case Wait(retry_after_ms):
                     return Later(retry_after_ms, "its limits, or the store, let it run later")

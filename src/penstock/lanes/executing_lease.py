@@ -37,6 +37,7 @@ log = logging.getLogger("penstock.lanes")
 TOUCH_EVERY_S: Final = 4.0
 """A job that is cancelled stops within 5 s, so it asks more often than that, also while nothing arrives."""
 LOOK_EVERY_S: Final = 2.0
+LOOK_MOST_S: Final = 20.0
 SILENT_S: Final = 10.0
 """An executor whose lease was not renewed for so long has died: it would have touched twice."""
 LEASE_S: Final = 60.0
@@ -148,21 +149,25 @@ def _ended(state: State) -> Stop:
     return Stop.EXPIRED if state is State.EXPIRED else Stop.GONE
 
 
-async def wait_for_others(quota: QuotaStore, clock: Clock, job: Job, sleep: Sleep) -> None:
-    """Return once no executor renews the job's lease: a broker may bring a message again while the first one lives.
+async def is_left_alone(quota: QuotaStore, clock: Clock, job: Job, sleep: Sleep) -> bool:
+    """Whether no executor renews the job's lease: a broker may bring a message again while the first one lives.
 
     Raises:
         StoreUnavailable: The store cannot be asked.
     """
-    look = Look(organisation=job.organisation, caller_now_ms=clock.now_ms(), reservation=job.job)
-    told, since_s = None, clock.monotonic_s()
+    told, began_s = None, clock.monotonic_s()
+    since_s = began_s
     while True:
+        look = Look(organisation=job.organisation, caller_now_ms=clock.now_ms(), reservation=job.job)
         seen = await quota.apply(look)
         if not isinstance(seen, Seen) or not seen.running or seen.deadline_ms <= clock.now_ms():
-            return
+            return True
+        now_s = clock.monotonic_s()
         progress = seen.deadline_ms, seen.touched_prompt, seen.touched_completion
         if progress != told:
-            told, since_s = progress, clock.monotonic_s()
-        elif clock.monotonic_s() - since_s >= SILENT_S:
-            return
+            told, since_s = progress, now_s
+        if now_s - since_s >= SILENT_S:
+            return True
+        if now_s - began_s >= LOOK_MOST_S:
+            return False
         await sleep(LOOK_EVERY_S)
