@@ -71,33 +71,15 @@ class SimulatedModel(Program):
         return [json.loads(line) for line in self.produced_log.read_text().splitlines()]
 
 
-class Service(Program):
-    """``penstock serve`` with one model, ``m``, and limits of the test's choice."""
+class Announced(Program):
+    """``penstock serve`` on free ports: found by what it announces in its data directory."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model_url: str,
-        *,
-        limits: tuple[str, ...] = (),
-        model: str = "context: 4096",
-        plan: str = "",
-        queue: str = "",
-        organisations: tuple[str, ...] = ("acme",),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.data = folder / "data"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "penstock.yaml").write_text(
-            f"models: {{m: {{upstream: '{model_url}', price: {{input: 1, output: 2}}, {model}}}}}\n"
-            f"plans: {{p: {{limits: {json.dumps(limits)}, {plan}}}}}\n"
-            f"organisations: {{{', '.join(f'{name}: {{plan: p}}' for name in organisations)}}}\n"
-            f"queue: {{{queue}}}\n"
-            "server: {data_directory: data}\n"
-        )
+    def __init__(self, folder: Path, data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self.data = data
         super().__init__(
-            folder, "serve", "--port", "0", "--operations-port", "0", "--log-format", "json", environment=environment
-        )
+            folder, "serve", "--port", "0", "--operations-port", "0", "--log-format", "json", "--data", str(data),
+            *arguments, environment=environment,
+        )  # fmt: skip
 
     @property
     def running(self) -> dict[str, Any]:
@@ -121,6 +103,32 @@ class Service(Program):
         found = re.search(r"OPENAI_API_KEY=(psk_\S+)", self.log.read_text())
         assert found is not None, self.log.read_text()
         return found[1]
+
+
+class Service(Announced):
+    """``penstock serve`` with one model, ``m``, and limits of the test's choice."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model_url: str,
+        *,
+        limits: tuple[str, ...] = (),
+        model: str = "context: 4096",
+        plan: str = "",
+        queue: str = "",
+        organisations: tuple[str, ...] = ("acme",),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "penstock.yaml").write_text(
+            f"models: {{m: {{upstream: '{model_url}', price: {{input: 1, output: 2}}, {model}}}}}\n"
+            f"plans: {{p: {{limits: {json.dumps(limits)}, {plan}}}}}\n"
+            f"organisations: {{{', '.join(f'{name}: {{plan: p}}' for name in organisations)}}}\n"
+            f"queue: {{{queue}}}\n"
+            "server: {data_directory: data}\n"
+        )
+        super().__init__(folder, folder / "data", environment=environment)
 
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run another command on the same configuration and data; what it printed."""

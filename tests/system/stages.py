@@ -6,10 +6,14 @@ A stage is a context that yields environment variables for its commands. A compo
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+import openai
 
 from penstock.adapters.redis import apply_users, load_library, open_store
 from penstock.adapters.redis.address import read_address
@@ -31,9 +35,11 @@ from penstock.quota import (
     Usage,
     reservation_id,
 )
+from tests.system.programs import Announced, SimulatedModel
 from tests.system.services import Redis
 
-CONFIG = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
 
 
 @contextmanager
@@ -85,5 +91,30 @@ async def _fill(url: str) -> None:
         await store.apply(settle)
 
 
+@contextmanager
+def serve(place: Path) -> Iterator[dict[str, str]]:
+    """``penstock serve`` with the example configuration, its model simulated, after one request of acme's."""
+    model = SimulatedModel(place / "model", "--model", "smollm2-135m", "--tokens", "12")
+    address, data, backup = place / "address.yaml", place / "data", place / "backup"
+    backup.mkdir()
+    address.write_text(f"models: {{smollm2-135m: {{upstream: '{model.url}'}}}}\n")
+    service = Announced(place / "service", data, "-c", str(ROOT / "penstock.yaml"), "-c", str(address))
+    try:
+        model.start()
+        service.start()
+        with openai.OpenAI(base_url=f"{service.url}/v1", api_key=service.key, max_retries=0) as client:
+            client.chat.completions.create(model="smollm2-135m", messages=[{"role": "user", "content": "What is it?"}])
+        yield {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PENSTOCK_DATA": str(data),
+            "OPERATIONS_URL": service.running["operations_url"],
+            "BACKUP": str(backup),
+        }
+    finally:
+        for program in (service, model):
+            if program.process is not None:
+                program.stop()
+
+
 Stage = Callable[[Path], AbstractContextManager[dict[str, str]]]
-STAGES: dict[str, Stage] = {"redis": redis}
+STAGES: dict[str, Stage] = {"redis": redis, "serve": serve}
