@@ -1,8 +1,8 @@
 """Listens: uvicorn with httptools, a bound on request heads, and an end that lets running requests finish.
 
 uvicorn's httptools protocol bounds neither the size of a head nor the time it may take, and answers what it cannot
-read in plain text; the subclass here adds that and nothing else. Where its hooks cost something per request they do
-nothing unless a head is unusually large or slow.
+read in plain text; the subclass here adds that, and gives requests to ``cycle.Cycle``. Where its hooks cost something
+per request they do nothing unless a head is unusually large or slow.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import re
 import signal
 import socket
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from penstock.api.cycle import Cycle
 from penstock.api.failures import error_body
 from penstock.errors import ConfigurationError
 
 HEAD_TOO_LARGE = 431
 BACKLOG = 2048
 CLEANUP_S = 5.0
+_NOT_PLAIN = re.compile(rb"[^!-~]|[%?#]").search
 
 
 class HeadTooLarge(Exception):
@@ -71,7 +76,39 @@ class BoundedProtocol(HttpToolsProtocol):
             if head_bytes > self.head_bytes_max:
                 self._refusal = HEAD_TOO_LARGE
                 raise HeadTooLarge
-        super().on_headers_complete()
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """As uvicorn does where nothing can be upgraded, nothing is mounted, and connections are not counted."""
+        parser, scope, url = self.parser, self.scope, self.url
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        if url.startswith(b"/") and not _NOT_PLAIN(url):
+            scope["path"], scope["raw_path"], scope["query_string"] = url.decode("ascii"), url, b""
+        else:
+            parsed = httptools.parse_url(url)
+            scope["path"] = unquote(parsed.path.decode("ascii"))
+            scope["raw_path"], scope["query_string"] = parsed.path, parsed.query or b""
+        before = self.cycle
+        self.cycle = cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # sent before the answer to the one before: it waits its turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; count what continues a head that is still unfinished."""
