@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from penstock.adapters.http import HttpClient
 from penstock.adapters.postgresql.preparing import prepare as prepare_postgresql
 from penstock.adapters.rabbitmq import management, topology
+from penstock.adapters.redis.checking import check_server
 from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.users import apply_users
@@ -66,6 +67,7 @@ async def _redis(configuration: Configuration, environment: Mapping[str, str], t
     client = RedisClient(redis_address(configuration, None), name="penstock-setup")
     try:
         await client.start()
+        await check_server(client, check_functions=False)
         tell(f"redis: the function library is {await load_library(client)}")
         template = (templates() / "redis" / "users.acl").read_text(encoding="utf-8")
         applied = await apply_users(client, template=template, passwords=users)

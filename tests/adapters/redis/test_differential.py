@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -195,8 +196,10 @@ async def _follow(port: int, seeds: range, written: History) -> set[tuple[str, s
     return seen
 
 
-def followed(place: Path, seeds: range, written: History) -> set[tuple[str, str]]:
-    service = Redis(place)
+def followed(
+    place: Path, seeds: range, written: History, kind: Callable[[Path], Redis] = Redis
+) -> set[tuple[str, str]]:
+    service = kind(place)
     service.start()
     try:
         return asyncio.run(_follow(service.port, seeds, written))
@@ -213,6 +216,22 @@ def test_a_hundred_thousand_calls_are_answered_as_the_model_answers(part: int, t
 @pytest.mark.slow
 def test_debts_and_learned_estimates_are_those_of_the_model(tmp_path: Path) -> None:
     assert ("Settle", "Settled") in followed(tmp_path, range(2), spending)
+
+
+class Foreign(Redis):
+    """A Redis under a locale that sorts `:` and `/` by other rules than their bytes, as many machines have one."""
+
+    def environment(self) -> dict[str, str]:
+        if not Path("/usr/share/i18n/locales/en_US").exists():
+            pytest.skip("the sources of locales are not installed: apt-get install locales")
+        made = self.folder / "en_US.UTF-8"
+        subprocess.run(["localedef", "-i", "en_US", "-f", "UTF-8", made], check=True, capture_output=True)
+        return {**super().environment(), "LOCPATH": str(self.folder), "LC_ALL": "en_US.UTF-8"}
+
+
+@pytest.mark.slow
+def test_a_locale_changes_no_order(tmp_path: Path) -> None:
+    assert ("Inspect", "Inspected") in followed(tmp_path, range(1, 4), random_history, Foreign)
 
 
 def test_what_must_occur_is_every_operation_and_every_answer() -> None:

@@ -73,12 +73,13 @@ local DAY_MS = 86400000
 local RATE_PERIOD_MAX_MS = 2097152 -- 2^21: with 2^31 tokens a level stays within 2^52
 
 -- Redis hides the standard library from a library that is loading, so these are bound in the first call.
-local floor, fmod, max, min, find, format, concat, sort, unpack_table
+local floor, fmod, max, min, byte, find, format, concat, sort, unpack_table
 local pack_text, unpack_text, pack_struct, unpack_struct, decode, encode, null, is_table, pairs_of
 
 local function bind()
   floor, fmod, max, min = math.floor, math.fmod, math.max, math.min
-  find, format, concat, sort, unpack_table = string.find, string.format, table.concat, table.sort, unpack
+  byte, find, format = string.byte, string.find, string.format
+  concat, sort, unpack_table = table.concat, table.sort, unpack
   pack_text, unpack_text = cmsgpack.pack, cmsgpack.unpack
   pack_struct, unpack_struct = struct.pack, struct.unpack
   decode, encode, null = cjson.decode, cjson.encode, cjson.null
@@ -130,6 +131,15 @@ end
 
 local function cost_least(price, prompt, completion)
   return cost_nanos(price, min(price[1], price[2]), prompt, 0, completion)
+end
+
+-- The order of texts by their bytes, as the model has it: `<` follows the locale that Redis was started under.
+local function is_before(one, other)
+  for index = 1, min(#one, #other) do
+    local a, b = byte(one, index), byte(other, index)
+    if a ~= b then return a < b end
+  end
+  return #one < #other
 end
 
 -- Windows ------------------------------------------------------------------------------------------------------
@@ -227,7 +237,7 @@ end
 local function pour(counter, amount)
   local level = min(counter.level + amount * counter.period, counter.cap * counter.period)
   if level < -EXACT_MAX then
-    counter.forgiven = counter.forgiven - EXACT_MAX - level
+    counter.forgiven = min(EXACT_MAX, counter.forgiven - EXACT_MAX - level)
     level = -EXACT_MAX
   end
   counter.level = level
@@ -916,7 +926,7 @@ local function extend(call, request)
     local more_cost, ids = cost - reservation.cost_held, {}
     for index = 1, #reservation.windows do ids[#ids + 1] = reservation.windows[index] end
     for index = 1, #reservation.rates do ids[#ids + 1] = reservation.rates[index] end
-    sort(ids)
+    sort(ids, is_before)
     load_counters(call, ids)
     local function extent_of(counter)
       if counter.metric == TOKENS then return more, request.total_tokens end
@@ -1318,11 +1328,11 @@ do
     local parts = {}
     if #value > 0 then
       for index = 1, #value do parts[index] = canonical(value[index]) end
-      if type(value[1]) == 'string' then sort(parts) end
+      if type(value[1]) == 'string' then sort(parts, is_before) end
       return '[' .. concat(parts, ',') .. ']'
     end
     for name, each in pairs_of(value) do parts[#parts + 1] = encode(name) .. ':' .. canonical(each) end
-    sort(parts)
+    sort(parts, is_before)
     return '{' .. concat(parts, ',') .. '}'
   end
 
@@ -1370,7 +1380,7 @@ do
       add('model/' .. name, pack_text({model.context, model.template_tokens, model.tokens_per_byte_max,
         price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}))
     end
-    sort(definitions.limits, function(one, other) return limit_id(one) < limit_id(other) end)
+    sort(definitions.limits, function(one, other) return is_before(limit_id(one), limit_id(other)) end)
     for index = 1, #definitions.limits do
       local limit = definitions.limits[index]
       local list = lists[limit.owner] or {}
@@ -1426,7 +1436,7 @@ local function hold_of(call, reservation)
   local amounts, ids = {}, {}
   for index = 1, #reservation.windows do ids[index] = reservation.windows[index] end
   for index = 1, #reservation.flight do ids[#ids + 1] = reservation.flight[index] end
-  sort(ids)
+  sort(ids, is_before)
   for index = 1, #ids do
     amounts[index] = format('[%s,%.0f]', quote(ids[index]), held_of(reservation, call.counters[ids[index]].metric))
   end
@@ -1441,10 +1451,10 @@ local function inspect(call)
   for id, counter in pairs_of(call.counters) do
     if counter.defined == 1 or counter.held ~= 0 or (counter.used or 0) ~= 0 then ids[#ids + 1] = id end
   end
-  sort(ids)
+  sort(ids, is_before)
   for index = 1, #ids do limits[index] = standing_of(call, ids[index], call.counters[ids[index]]) end
   local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
-  sort(due)
+  sort(due, is_before)
   for index = 1, #due do open[index] = hold_of(call, find_reservation(call, due[index])) end
   return format('{"answer":"Inspected","now_ms":%.0f,"epoch":%.0f,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
     concat(limits, ','), concat(open, ','))
