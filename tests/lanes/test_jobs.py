@@ -61,7 +61,10 @@ def test_a_job_that_contradicts_itself_is_refused(changed: dict[str, Any]) -> No
         read_job(json.dumps({**written, **changed, "reserve": reserve}).encode())
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"{}"])
+DEEP = write_job(JOB).replace(b'"twelve bytes"', b"[" * 100_000 + b"]" * 100_000)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"{}", DEEP], ids=lambda text: text[:9])
 def test_what_is_no_job_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_job(text)

@@ -88,7 +88,10 @@ def read_job(message: bytes) -> Job:
     Raises:
         ValueError: It can never be understood: no JSON, fields missing, or its parts name different things.
     """
-    job = _decode_job(message)
+    try:
+        job = _decode_job(message)
+    except RecursionError:
+        raise ValueError("its request nests too deeply") from None
     reserve = job.reserve
     if (job.job, job.organisation, job.model, job.route) != (
         reserve.reservation,
