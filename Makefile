@@ -14,7 +14,8 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build --require-hashes -r
 INSTALL_SELF := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url
-TEST_PACKAGES := valgrind redis-server rabbitmq-server postgresql
+SERVICES := redis-server rabbitmq-server postgresql
+TEST_PACKAGES := valgrind $(SERVICES)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/penstock
 BENTO := $(CACHE)/bento
 
@@ -26,6 +27,10 @@ help: ## list the targets
 .PHONY: serve
 serve: $(VENV)/serve.stamp ## install what is needed and serve $(CONFIG) with a small local model
 	$(BIN)/penstock serve -c $(CONFIG)
+
+.PHONY: up
+up: $(VENV)/services.stamp $(VENV)/serve.stamp $(BENTO) ## run the whole cluster on this machine from $(CONFIG): services, Bento and all
+	$(BIN)/penstock up -c $(CONFIG)
 
 .PHONY: test
 test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## run every test but those that need a cluster
@@ -92,6 +97,10 @@ $(VENV)/serve.stamp: requirements/serve.txt pyproject.toml $(VENV)/uv.stamp
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml $(VENV)/uv.stamp
 	$(INSTALL) $<
 	$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/services.stamp: requirements/debian.sh Makefile $(VENV)/uv.stamp
+	requirements/debian.sh $(SERVICES)
 	@touch $@
 
 $(VENV)/test-packages.stamp: requirements/debian.sh Makefile $(VENV)/uv.stamp

@@ -16,14 +16,16 @@ import penstock.cli.execute
 import penstock.cli.keys
 import penstock.cli.replay
 import penstock.cli.serve
+import penstock.cli.setup
 import penstock.cli.simulate_model
+import penstock.cli.up
 import penstock.cli.usage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
-    "simulate-model",
+    "setup", "simulate-model", "up",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import Annotated
@@ -10,7 +11,7 @@ import msgspec
 import typer
 
 from penstock.cli import app
-from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config import definitions
 from penstock.config.walking import nearest
 from penstock.console.audit import audit_table
@@ -18,6 +19,7 @@ from penstock.console.screen import screen
 from penstock.errors import InvalidRequest, PenstockError
 from penstock.lanes.audit_report import AuditReport
 from penstock.wiring.auditing import audit_database
+from penstock.wiring.auditing_cluster import audit_from_outside
 from penstock.wiring.running import ask
 
 DIFFERENCES, COULD_NOT_LOOK = 1, 2
@@ -33,7 +35,8 @@ def audit(
     """Compare each limit's counters with the open reservations and with the ledger, per limit and window.
 
     A running service is asked for its live counters. Where none runs, the database is read, counters are rebuilt as
-    a restart would rebuild them, and nothing is written. Each difference is told with the reservations behind it.
+    a restart would rebuild them, and nothing is written. Of a cluster, Redis and PostgreSQL are asked, whatever runs.
+    Each difference is told with the reservations behind it.
 
     Exit code 0: all agrees. 1: there are differences. 2: it was not possible to look.
     """
@@ -51,9 +54,11 @@ def audit(
 
 
 def _looked(organisation: str | None, *, config: ConfigurationFiles, data: DataDirectory) -> AuditReport:
-    configuration, places = load_embedded(config, data)
-    answer = ask(places, "/audit")
-    if answer is not None:
+    configuration, places = load_with_places(config, data)
+    answer = None if configuration.stores is not None else ask(places, "/audit")
+    if configuration.stores is not None:
+        report = asyncio.run(audit_from_outside(configuration))
+    elif answer is not None:
         report = AuditReport.decode(answer)
     else:
         governed = {name: definitions(configuration, name) for name in configuration.organisations}

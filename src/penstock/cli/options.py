@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from penstock.config import Configuration, load
-from penstock.errors import ConfigurationError
 from penstock.wiring.places import Places
 
 DEFAULT_FILES = [Path("penstock.yaml")]
@@ -44,17 +43,3 @@ def load_with_places(files: list[Path], data: Path | None) -> tuple[Configuratio
     """
     configuration = load(files)
     return configuration, places_of(configuration, data)
-
-
-def load_embedded(files: list[Path], data: Path | None) -> tuple[Configuration, Places]:
-    """Read the configuration for a command that opens the embedded default's own database.
-
-    Raises:
-        ConfigurationError: It has problems, or names stores.
-    """
-    configuration, places = load_with_places(files, data)
-    if configuration.stores is not None:
-        raise ConfigurationError(
-            ("stores: given, but this command reads the embedded default's database; ask the service's API instead",)
-        )
-    return configuration, places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import os
 import sys
@@ -12,17 +13,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.cli import app
-from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_embedded
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config import Configuration
 from penstock.config.walking import nearest
 from penstock.console.screen import screen
 from penstock.console.usage import OrganisationUsage, total, usage_table
 from penstock.errors import InvalidRequest, StoreUnavailable
 from penstock.ports import UsageQuery, UsageRow
-from penstock.wiring.holding import Held, ask_held
+from penstock.wiring.database import opened_database
+from penstock.wiring.holding import Held, ask_held, held_in_cluster
 from penstock.wiring.places import Places
 
 GROUPS = ("day", "model", "key", "team")
@@ -61,7 +62,7 @@ def usage(
         raise InvalidRequest("--json and --csv: give one of them")
     groups = _groups(by)
     start_ms, end_ms = _range(start, end)
-    configuration, places = load_embedded(config, data)
+    configuration, places = load_with_places(config, data)
     found = _read(places, organisation, configuration, start_ms=start_ms, end_ms=end_ms, groups=groups)
     if as_csv:
         _write_csv(found, groups)
@@ -80,22 +81,17 @@ def _read(
     end_ms: int,
     groups: tuple[str, ...],
 ) -> list[OrganisationUsage]:
-    if not places.database.exists():
+    if configuration.stores is None and not places.database.exists():
         raise StoreUnavailable(
             f"there is no ledger in {places.data}; start the service once, or name its directory with --data"
         )
-    held = ask_held(places)
-    engine = open_engine(places.database)
-    try:
-        migrate(engine)
-        with engine.begin() as connection:
-            ledger = LedgerReads(connection)
-            rows = {
-                name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
-                for name in _names(organisation, {*ledger.organisations(), *configuration.organisations})
-            }
-    finally:
-        engine.dispose()
+    held = ask_held(places) if configuration.stores is None else asyncio.run(held_in_cluster(configuration))
+    with opened_database(configuration, places) as engine, engine.begin() as connection:
+        ledger = LedgerReads(connection)
+        rows = {
+            name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
+            for name in _names(organisation, {*ledger.organisations(), *configuration.organisations})
+        }
     return [
         OrganisationUsage(
             organisation=name,

@@ -17,11 +17,17 @@ from sqlalchemy import Connection, Engine, select
 from penstock.adapters.redis.outbox import Entry, Outbox
 from penstock.adapters.redis.store import RedisStore
 from penstock.adapters.redis.translating import partition_of
+from penstock.adapters.sql.definitions import read_definitions
 from penstock.adapters.sql.keeping_tables import outbox_positions
+from penstock.config import Configuration
 from penstock.errors import StoreUnavailable
 from penstock.lanes.audit_report import AuditReport, OrganisationAudit
 from penstock.quota.operations import Inspect
+from penstock.wiring.clock import SystemClock
 from penstock.wiring.comparing import compare, whole
+from penstock.wiring.database import cluster_engine
+from penstock.wiring.quota import open_outbox, open_quota
+from penstock.wiring.stores import Role
 
 TRIES = 50
 
@@ -36,6 +42,25 @@ async def audit_cluster(
     """
     found = [await _audited(name, quota, outbox, engine, now_ms=now_ms) for name in sorted(organisations)]
     return AuditReport(source="service", organisations=tuple(found))
+
+
+async def audit_from_outside(configuration: Configuration) -> AuditReport:
+    """The same for a command: of every organisation in the database, over connections of its own.
+
+    Raises:
+        ConfigurationError: A reference leads nowhere.
+        StoreUnavailable: As ``audit_cluster``.
+    """
+    engine = cluster_engine(configuration, Role.API)
+    try:
+        organisations = await asyncio.to_thread(read_definitions, engine)
+        async with (
+            open_quota(configuration, Role.API) as quota,
+            open_outbox(configuration, Role.API) as outbox,
+        ):
+            return await audit_cluster(organisations, quota, outbox, engine, now_ms=SystemClock().now_ms())
+    finally:
+        engine.dispose()
 
 
 async def _audited(name: str, quota: RedisStore, outbox: Outbox, engine: Engine, *, now_ms: int) -> OrganisationAudit:

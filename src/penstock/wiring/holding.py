@@ -11,11 +11,15 @@ from dataclasses import dataclass
 
 import msgspec
 
+from penstock.config import Configuration
 from penstock.errors import StoreUnavailable
 from penstock.ports import QuotaStore
 from penstock.quota.operations import Inspect, Inspected
+from penstock.wiring.clock import SystemClock
 from penstock.wiring.places import Places
+from penstock.wiring.quota import open_quota
 from penstock.wiring.running import ask
+from penstock.wiring.stores import Role
 
 PATH = "/holds"
 
@@ -41,6 +45,12 @@ async def held_now(quota: QuotaStore, organisations: Iterable[str], *, now_ms: i
             raise StoreUnavailable(f"{name}: its quota state is not ready; try again")
         found[name] = Held(len(answer.holds), sum(hold.tokens_held for hold in answer.holds))
     return found
+
+
+async def held_in_cluster(configuration: Configuration) -> dict[str, Held]:
+    """What each organisation of a cluster holds. Raises like ``held_now``."""
+    async with open_quota(configuration, Role.API) as quota:
+        return await held_now(quota, configuration.organisations, now_ms=SystemClock().now_ms())
 
 
 def ask_held(places: Places) -> dict[str, Held] | None:
