@@ -7,6 +7,7 @@ require (
 	github.com/rabbitmq/amqp091-go v1.9.0
 	github.com/warpstreamlabs/bento v1.20.0
 	go.opentelemetry.io/otel v1.44.0
+	golang.org/x/crypto v0.53.0
 )
 
 require (
@@ -165,7 +166,6 @@ require (
 	go.opentelemetry.io/proto/otlp v1.10.0 // indirect
 	go.uber.org/atomic v1.11.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
-	golang.org/x/crypto v0.53.0 // indirect
 	golang.org/x/exp v0.0.0-20260611194520-c48552f49976 // indirect
 	golang.org/x/net v0.56.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect

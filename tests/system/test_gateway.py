@@ -1,0 +1,347 @@
+"""The Bento gateway with a real Redis and RabbitMQ: 202 only for what is queued, and the API service's answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.adapters.rabbitmq.topology import queue_name
+from penstock.api.bodies import READERS, decode
+from penstock.api.failures import failure
+from penstock.errors import PenstockError
+from penstock.lanes.accepting import job_prefix
+from penstock.lanes.jobs import read_job
+from penstock.quota.definitions import Kind, Metric
+from penstock.quota.events import Usage
+from penstock.quota.operations import Settle, Void
+from tests.system.bento import PEPPER, Answer, Bento, Cluster, send
+from tests.system.services import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
+
+QUEUE = queue_name("m")
+CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+DAY = (Metric.TOKENS, Kind.WINDOW, 86_400_000, 1_000_000)
+
+
+class Gateway(Bento):
+    """The gateway, and requests to it."""
+
+    def __init__(self, folder: Path, cluster: Cluster, **environment: str) -> None:
+        self.port = free_port()
+        super().__init__(
+            folder,
+            "gateway",
+            {
+                **cluster.environment,
+                "PENSTOCK_RABBITMQ_URL": cluster.amqp_url("gateway"),
+                "PENSTOCK_GATEWAY_ADDRESS": f"127.0.0.1:{self.port}",
+                **environment,
+            },
+        )
+
+    def url(self, path: str = "chat/completions") -> str:
+        return f"http://127.0.0.1:{self.port}/v1/async/{path}"
+
+    def post(self, key: str, body: bytes = CHAT, path: str = "chat/completions", **headers: str) -> Answer:
+        named = {"authorization": f"Bearer {key}", "content_type": "application/json", **headers}
+        return send(self.url(path), body, **named)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: Cluster) -> Iterator[Gateway]:
+    started = Gateway(cluster.folder, cluster)
+    started.start()
+    yield started
+    started.stop()
+
+
+def jobs_taken(cluster: Cluster, queue: str = QUEUE) -> list[dict[str, Any]]:
+    return [json.loads(taken["payload"]) for taken in cluster.take(queue)]
+
+
+def void(cluster: Cluster, organisation: str, job: str) -> None:
+    cluster.apply(Void(organisation=organisation, caller_now_ms=time.time_ns() // 1_000_000, reservation=job))
+
+
+def test_an_accepted_job_is_held_queued_and_named(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("happy", DAY)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    answer = gateway.post(key, x_request_id="mine-1", traceparent=trace)
+    assert answer.status == 202, answer.raw
+    job = answer.body["id"]
+    assert answer.headers["location"] == f"/v1/jobs/{job}"
+    assert answer.headers["preference-applied"] == "respond-async"
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.headers["x-ratelimit-limit-tokens"] == "1000000"
+    (taken,) = cluster.take(QUEUE)
+    message = read_job(taken["payload"].encode())
+    assert message.job == job
+    assert message.request == json.loads(CHAT)
+    assert message.reserve.body_bytes == len(CHAT)
+    assert message.reserve.outputs_bound == 50
+    assert message.request_id == "mine-1"
+    assert taken["properties"]["message_id"] == job
+    assert taken["properties"]["headers"] == {"traceparent": trace, "x-request-id": "mine-1"}
+    assert taken["properties"]["delivery_mode"] == 2
+    (hold,) = cluster.inspect("happy").holds
+    assert (hold.reservation, hold.lane) == (job, "queue")
+    void(cluster, "happy", job)
+
+
+def test_a_model_with_a_slash_has_a_queue_of_its_own(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("slash")
+    answer = gateway.post(key, CHAT.replace(b'"m"', b'"org/m"'))
+    assert answer.status == 202, answer.raw
+    (job,) = jobs_taken(cluster, queue_name("org/m"))
+    assert job["model"] == "org/m"
+    assert job["reserve"]["outputs_bound"] == 8
+
+
+def test_numbers_and_unknown_fields_of_a_body_arrive_as_they_were_sent(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("exact")
+    body = CHAT[:-1] + b',"seed":12345678901234567890,"temperature":0.10,"x":{"b":1e2,"a":"<&>\xf0\x9f\x98\x80"}}'
+    assert gateway.post(key, body).status == 202
+    (taken,) = cluster.take(QUEUE)
+    assert '"seed":12345678901234567890' in taken["payload"]
+    assert '"temperature":0.10' in taken["payload"]
+    assert json.loads(taken["payload"])["request"] == json.loads(body)
+
+
+def raw(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", **fields}).encode()
+
+
+def message(**fields: Any) -> bytes:
+    return raw(messages=[{"role": "user", **fields}])
+
+
+CHATS: list[bytes] = [
+    CHAT,
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    CHAT + CHAT,
+    CHAT + b'},"organisation":"other"',
+    b'{"a":' * 70 + b"1" + b"}" * 70,
+    message(content=[{"type": "text", "text": "a"}, {"type": "thinking", "text": "[" * 100}]),
+    message(content=[{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]),
+    message(content=[{"type": "image_url", "image_url": {"url": "https://elsewhere.example/a.png"}}]),
+    message(content=[{"type": "file", "file": {"file_id": "f"}}]),
+    message(content=[{"type": "image_url", "image_url": "elsewhere"}]),
+    message(content=[{"text": "no type"}]),
+    message(content=3),
+    message(content=None),
+    raw(messages=[]),
+    raw(messages="hi"),
+    raw(messages=[{"content": "no role"}]),
+    raw(),
+    CHAT.replace(b'"m"', b"3"),
+    CHAT.replace(b'"m"', b'""'),
+    CHAT.replace(b'"m"', json.dumps("x" * 257).encode()),
+    *(CHAT[:-1] + b"," + more + b"}" for more in (
+        b'"n":3', b'"n":0', b'"n":129', b'"n":1.0', b'"n":true', b'"n":"3"', b'"n":null',
+        b'"n":2,"best_of":1', b'"n":2,"best_of":5', b'"max_tokens":7', b'"max_tokens":7000',
+        b'"max_tokens":99999999999999999999', b'"max_tokens":1e1', b'"max_completion_tokens":9',
+        b'"max_tokens":1,"max_completion_tokens":1', b'"stream_options":{}', b'"stream":false',
+        b'"api_base":"http://x"', b'"chat_template":"x"', b'"kv_transfer_params":{}', b'"api_key":1,"base_url":2',
+    )),
+]  # fmt: skip
+COMPLETIONS = [
+    raw(prompt="a"), raw(prompt=["a", "b"], n=2), raw(prompt=[1, 2]), raw(prompt=[[1], [2], [3]], max_tokens=4),
+    raw(prompt=[]), raw(prompt=[1.5]), raw(prompt=["a", 1]), raw(prompt=[[]]), raw(prompt=["a"] * 2049), raw(),
+    raw(prompt=[2**31]), raw(prompt=[-1]),
+]  # fmt: skip
+EMBEDDINGS = [
+    raw(input="a"), raw(input=["a", "b"], encoding_format="base64"), raw(input="a", encoding_format="hex"),
+    raw(input="a", dimensions=0), raw(input="a", dimensions=64, n=3, max_tokens=-1), raw(),
+]  # fmt: skip
+CASES = [
+    *(("chat.completions", "chat/completions", body) for body in CHATS),
+    *(("completions", "completions", body) for body in COMPLETIONS),
+    *(("embeddings", "embeddings", body) for body in EMBEDDINGS),
+]
+
+
+def test_bodies_are_judged_and_measured_as_by_the_api_service(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("judged")
+    for route, path, body in CASES:
+        answer = gateway.post(key, body, path)
+        try:
+            shape = READERS[route](decode(body, depth_max=64), prompts_max=2048)
+        except PenstockError as error:
+            expected = failure(error)
+            assert (answer.status, answer.body) == (expected.status, json.loads(expected.body)), body[:200]
+            continue
+        assert answer.status == 202, (body[:200], answer.raw)
+        (job,) = jobs_taken(cluster)
+        reserve = job["reserve"]
+        most = min(shape.max_tokens or 50, 50)
+        measured = (reserve["prompts"], reserve["outputs_bound"], reserve["body_bytes"])
+        assert measured == (shape.prompts, shape.outputs * most, len(body) if shape.bytes_bound else 2**31 - 1), body
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "change"),
+    [
+        (404, "not_found", {"path": "models"}),
+        (405, "method_not_allowed", {"method": "PUT"}),
+        (400, "query_refused", {"path": "embeddings?Authorization=Bearer%20psk_x"}),
+        (401, "invalid_api_key", {"authorization": ""}),
+        (401, "invalid_api_key", {"authorization": "Bearer psk_acme_k1_" + "0" * 72}),
+        (401, "invalid_api_key", {"authorization": "", "cookie": "Authorization=Bearer"}),
+        (415, None, {"content_type": "text/plain"}),
+        (415, None, {"content_type": "multipart/form-data; boundary=x"}),
+        (413, "body_too_large", {"body": b"[" + b" " * 8_000_000 + b"]"}),
+        (400, "invalid_json", {"body": b'{"model":"\xff"}'}),
+        (404, "model_not_found", {"body": CHAT.replace(b'"m"', b'"none.of/ours"')}),
+        (400, None, {"idempotency_key": "\x7f"}),
+    ],
+)
+def test_a_request_that_breaks_a_rule_is_refused_before_anything_is_held(
+    cluster: Cluster, gateway: Gateway, status: int, code: str | None, change: dict[str, Any]
+) -> None:
+    key = cluster.define("refused")
+    asked: dict[str, Any] = {
+        "path": "chat/completions", "body": CHAT, "method": "POST", "authorization": f"Bearer {key}",
+        "content_type": "application/json", **change,
+    }  # fmt: skip
+    path, body, method = asked.pop("path"), asked.pop("body"), asked.pop("method")
+    answer = send(gateway.url(path), body, method, **asked)
+    assert (answer.status, answer.body["error"]["code"]) == (status, code), answer.raw
+    assert answer.headers["x-request-id"]
+    assert cluster.inspect("refused").holds == ()
+
+
+def test_a_key_of_the_older_pepper_still_passes(cluster: Cluster, tmp_path: Path) -> None:
+    key = cluster.define("rotated")
+    newer = Gateway(tmp_path, cluster, PENSTOCK_PEPPER="p" * 40, PENSTOCK_PEPPER_PREVIOUS=PEPPER)
+    newer.start()
+    try:
+        assert newer.post(key).status == 202
+        assert newer.post(key[:-73] + "1" + key[-72:]).status == 401
+    finally:
+        newer.stop()
+    jobs_taken(cluster)
+
+
+def test_the_quotas_refusals_are_the_api_services_answers(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("small", (Metric.TOKENS, Kind.WINDOW, 86_400_000, 200))
+    first = gateway.post(key)
+    assert first.status == 202
+    held = gateway.post(key)
+    assert (held.status, held.body["error"]["type"]) == (429, "tokens")
+    assert held.body["error"]["code"] == "rate_limit_exceeded"
+    assert (held.headers["retry-after-ms"], held.headers["retry-after"]) == ("1000", "1")
+    assert "more is held by requests in flight" in held.body["error"]["message"]
+    now_ms = time.time_ns() // 1_000_000
+    job = first.body["id"]
+    cluster.apply(Settle(organisation="small", caller_now_ms=now_ms, reservation=job, usage=Usage(60, 47)))
+    used_up = gateway.post(key)
+    assert (used_up.status, used_up.body["error"]["code"]) == (429, "insufficient_quota")
+    assert used_up.headers["x-should-retry"] == "false"
+    assert used_up.headers["ratelimit-policy"] == '"tpd";q=200;w=86400'
+    never = gateway.post(key, CHAT[:-1] + b',"n":4}')
+    assert (never.status, never.body["error"]["code"]) == (400, "larger_than_limit")
+    assert (len(jobs_taken(cluster)), cluster.inspect("small").holds) == (1, ())
+
+
+def test_scopes_and_keys_are_the_quotas_to_judge(cluster: Cluster, gateway: Gateway) -> None:
+    scoped = cluster.define("scoped", models=frozenset({"other"}))
+    assert gateway.post(scoped).body["error"]["code"] == "out_of_scope"
+    revoked = cluster.define("revoked", revoked=True)
+    assert gateway.post(revoked).status == 401
+    undefined = cluster.define("undefined").replace("undefined", "undefinee")
+    assert gateway.post(undefined).status == 401
+
+
+def test_one_idempotency_key_is_one_job(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("once", DAY)
+    first = gateway.post(key, idempotency_key='"order-7"')
+    job = first.body["id"]
+    assert (first.status, job) == (202, job_prefix("once", "order-7") + "-1")
+    again = gateway.post(key, idempotency_key="order-7")
+    assert (again.status, again.body["error"]["code"]) == (409, "request_under_way")
+    assert again.headers["location"] == f"/v1/jobs/{job}"
+    other = gateway.post(key, CHAT.replace(b"hi", b"ho"), idempotency_key="order-7")
+    assert (other.status, other.body["error"]["code"]) == (422, "idempotency_mismatch")
+    void(cluster, "once", job)
+    second = gateway.post(key, idempotency_key="order-7")
+    assert (second.status, second.body["id"]) == (202, job_prefix("once", "order-7") + "-2")
+    now_ms = time.time_ns() // 1_000_000
+    cluster.apply(Settle(organisation="once", caller_now_ms=now_ms, reservation=second.body["id"], usage=Usage(1, 1)))
+    ended = gateway.post(key, idempotency_key="order-7")
+    assert (ended.status, ended.headers["location"]) == (202, f"/v1/jobs/{second.body['id']}")
+    assert len(jobs_taken(cluster)) == 2
+
+
+def test_a_full_queue_voids_the_hold_and_says_503(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("full", DAY)
+    policy = {"pattern": "^jobs\\.m\\.", "apply-to": "queues", "priority": 99,
+              "definition": {"max-length": 1, "overflow": "reject-publish"}}  # fmt: skip
+    cluster.manage("PUT", "policies", "penstock", "full", body=policy)
+    try:
+        answers = [gateway.post(key) for _ in range(8)]
+    finally:
+        cluster.manage("DELETE", "policies", "penstock", "full")
+    refused = [answer for answer in answers if answer.status == 503]
+    assert refused
+    assert refused[-1].headers["retry-after"] == "1"
+    accepted = [answer.body["id"] for answer in answers if answer.status == 202]
+    assert [job["job"] for job in jobs_taken(cluster)] == accepted
+    assert sorted(hold.reservation for hold in cluster.inspect("full").holds) == sorted(accepted)
+
+
+def test_a_broker_that_freezes_then_dies_leaves_no_hold(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("broken", DAY)
+    cluster.broker.freeze()
+    unknown = gateway.post(key)
+    cluster.broker.thaw()
+    cluster.broker.kill()
+    began_s = time.monotonic()
+    down = gateway.post(key)
+    assert (unknown.status, down.status) == (503, 503)
+    assert time.monotonic() - began_s < 1
+    cluster.broker.start()
+    assert cluster.inspect("broken").holds == ()
+    while gateway.post(key).status != 202:
+        assert time.monotonic() - began_s < 60
+    jobs_taken(cluster)
+
+
+def test_without_redis_no_job_is_taken(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("storeless", DAY)
+    cluster.redis.kill()
+    down = gateway.post(key)
+    cluster.redis.start()
+    assert (down.status, down.body["error"]["code"]) == (503, "quota_unavailable")
+    assert jobs_taken(cluster) == []
+    assert gateway.post(key).status == 202
+    (job,) = jobs_taken(cluster)
+    void(cluster, "storeless", job["job"])
+    assert cluster.inspect("storeless").holds == ()
+
+
+def test_prompts_and_secrets_are_in_no_log(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("canary")
+    for body in (CHAT.replace(b"hi", b"canary-in-a-prompt"), b'{"canary-in-a-prompt"'):
+        gateway.post(key, body, idempotency_key="canary-in-a-key")
+    assert jobs_taken(cluster)[0]["organisation"] == "canary"
+    log = gateway.log.read_text()
+    assert "canary-in" not in log
+    assert key[-72:] not in log
+    assert PEPPER not in log
