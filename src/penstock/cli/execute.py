@@ -18,8 +18,8 @@ from penstock.config import Configuration
 from penstock.wiring.executing import serve_executor
 from penstock.wiring.places import Places
 
-PORT = 4196
-OPERATIONS_PORT = 4197
+PORT = 4190
+OPERATIONS_PORT = 4191
 
 
 @app.command()
@@ -49,7 +49,7 @@ def execute(
     Needs `stores:` in the configuration; without them `penstock serve` runs jobs by itself. Ctrl-C lets running jobs
     end within `server.shutdown`, then releases them.
 
-        penstock execute -c penstock.yaml --port 4196
+        penstock execute -c penstock.yaml --port 4190
     """
     configuration, places = load_with_places(config, data)
     as_text = resolve_format(log_format, is_terminal=sys.stdout.isatty()) is LogFormat.TEXT
