@@ -34,7 +34,8 @@ def execute(
         int, typer.Option(min=0, max=65535, help="Metrics and health; 0 for a free one.")
     ] = OPERATIONS_PORT,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once, instead of `queue.concurrency`; more are told to wait.")
+        int | None,
+        typer.Option(min=1, help="Jobs at once; default `queue.concurrency` for each model. More are told to wait."),
     ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="One line for each job on standard output; auto: text on a terminal.")
@@ -52,13 +53,15 @@ def execute(
         penstock execute -c penstock.yaml --port 4190
     """
     configuration, places = load_with_places(config, data)
+    if concurrency is None:
+        concurrency = configuration.queue.concurrency * max(1, len(configuration.models))
     as_text = resolve_format(log_format, is_terminal=sys.stdout.isatty()) is LogFormat.TEXT
     writer = LineWriter(sys.stdout.fileno())
     configure_log(writer, LogFormat.TEXT if as_text else LogFormat.JSON)
     try:
         uvloop.run(
             _execute(
-                configuration, places, host, port, operations_port, concurrency or configuration.queue.concurrency,
+                configuration, places, host, port, operations_port, concurrency,
                 writer, as_text=as_text,
             )
         )  # fmt: skip
