@@ -40,7 +40,8 @@ class LocalModel:
         name: What the model calls itself in answers.
         context: Tokens for each request, prompt and answer together.
         parallel: Requests at a time; more of them wait inside the engine.
-        threads: CPU threads; None: one for each core.
+        threads: CPU threads; None: one for each core but one. Its threads wait for each other at every step, spinning,
+            so that one which shares its core with something else holds up all of them.
         log_file: Where the engine's own warnings go; None discards them.
         start_s: How long loading may take.
         on_change: Told True when it became ready, False when it was lost.
@@ -99,7 +100,7 @@ class LocalModel:
             "port": urlsplit(self.url).port or 0,
             "context": self.context,
             "parallel": self.parallel,
-            "threads": self.threads or os.cpu_count() or 1,
+            "threads": self.threads or max(1, (os.cpu_count() or 1) - 1),
         }
         module = __package__ or ""
         return [sys.executable, "-P", "-m", module, *(f"--{name}={value}" for name, value in options.items())]

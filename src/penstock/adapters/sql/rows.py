@@ -6,7 +6,6 @@ columns, and a group goes to the driver as one ``executemany``.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +18,8 @@ from penstock.adapters.sql.tables import bucket_states, epochs, ledger, reservat
 from penstock.quota.definitions import Price
 from penstock.quota.events import Amount, Charge, Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import created_at_ms
+from penstock.quota.limits import MONTH_MS, window_id
 
-_DAY_MS = 86_400_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,23 +60,18 @@ def of_rows(statement: str, rows: int) -> str:
     return statement.replace(row, ", ".join([row] * rows))
 
 
-@lru_cache(maxsize=64)
-def _month_of_day(day: int) -> int:
-    date = datetime.fromtimestamp(day * 86_400, tz=UTC)
-    return date.year * 100 + date.month
-
-
 def month_of(reservation: str) -> int:
     """The ledger's partition of a reservation, yyyymm in UTC, read from its id.
 
     Raises:
-        ValueError: The id does not begin with its time, or with one after the year 9999.
+        ValueError: The id does not begin with its time.
 
     Example:
         >>> month_of('018bcfe56800000000000000000000ff')
         202311
     """
-    return _month_of_day(created_at_ms(reservation) // _DAY_MS)
+    year, month = divmod(window_id(MONTH_MS, 0, created_at_ms(reservation)), 12)
+    return year * 100 + month + 1
 
 
 def to_row(event: Event) -> tuple[Any, ...]:

@@ -158,7 +158,9 @@ class Sender:
             url=self.url + planned.path,
             headers={**credential, **headers},
             body=planned.body,
-            between_chunks_s=120.0,
+            first_byte_s=PATIENCE_S,
+            between_chunks_s=PATIENCE_S,
+            total_s=PATIENCE_S,
         )
 
     async def _send_job(self, planned: Planned) -> Outcome:
