@@ -53,13 +53,17 @@ class Spool(Protocol):
         ...
 
 
+USAGE_GROUPS = ("day", "model", "key", "team")
+USAGE_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageQuery:
     """Which part of the ledger to add up, for one organisation.
 
     Args:
         start_ms: Unix milliseconds, included; ``end_ms`` excluded.
-        group_by: Any of "day", "model", "key", "team".
+        group_by: Any of ``USAGE_GROUPS``.
     """
 
     organisation: str
@@ -78,6 +82,21 @@ class UsageRow:
     cached_tokens: int
     completion_tokens: int
     cost_nanos: int
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """The numbers by name, in the order of ``USAGE_SUMS``."""
+        return {name: getattr(self, name) for name in USAGE_SUMS}
+
+    @classmethod
+    def total(cls, rows: Sequence[UsageRow]) -> UsageRow:
+        """Add rows up, into one of no group.
+
+        Example:
+            >>> UsageRow.total([UsageRow(("a",), 1, 10, 2, 5, 7), UsageRow(("b",), 1, 20, 0, 5, 8)])
+            UsageRow(group=(), requests=2, prompt_tokens=30, cached_tokens=2, completion_tokens=10, cost_nanos=15)
+        """
+        return cls((), *(sum(getattr(row, name) for row in rows) for name in USAGE_SUMS))
 
 
 class Ledger(Protocol):

@@ -142,7 +142,7 @@ def test_wrong_questions_are_refused_with_the_fix(run: Run, charged: Charged) ->
         (["acne"], "'acne' is neither in the configuration nor in the ledger; did you mean `acme`?"),
         (["--by", "modle"], "--by: 'modle' is no group; did you mean `model`?"),
         (["--by", "day,day"], "--by: names a group twice"),
-        (["--from", "yesterday"], "--from: found 'yesterday', wanted an ISO date or time"),
+        (["--from", "yesterday"], "--from: must be an ISO date (2025-11-01), an ISO time, or Unix seconds"),
         (["--from", "2025-11-02", "--to", "2025-11-02"], "--to: must be after --from"),
         (["--json", "--csv"], "--json and --csv: give one of them"),
     ):

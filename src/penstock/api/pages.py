@@ -20,12 +20,9 @@ from penstock.api.services import ModelCard, Services
 from penstock.api.visitors import Visitor, VisitorPage
 from penstock.config.notation import format_limit
 from penstock.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthenticated
-from penstock.ports import UsageQuery, UsageRow
+from penstock.ports import USAGE_GROUPS, UsageQuery, UsageRow
 from penstock.quota.definitions import Limit
 from penstock.quota.operations import Inspect, Inspected, LimitStanding, Reading
-
-GROUPS = ("day", "model", "key", "team")
-_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
 
 
 class Pages:
@@ -140,7 +137,7 @@ class Pages:
                 "end": iso(query.end_ms),
                 "group_by": query.group_by,
                 "data": [_row(query.group_by, row) for row in rows],
-                "totals": _amounts({name: sum(getattr(row, name) for row in rows) for name in _SUMS}),
+                "totals": _amounts(UsageRow.total(rows)),
                 "held": {"requests": len(holds), "tokens": sum(hold.tokens_held for hold in holds)},
             }
         )
@@ -160,8 +157,8 @@ class Pages:
         if end_ms - start_ms > days_max * 86_400_000:
             raise InvalidRequest(f"end: more than {days_max} days after start; ask for less at a time", param="end")
         group_by = tuple(part.strip() for part in asked.get("group_by", "").split(",") if part.strip())
-        if len(set(group_by)) != len(group_by) or not set(group_by) <= set(GROUPS):
-            raise InvalidRequest(f"group_by: takes any of {','.join(GROUPS)}, each once", param="group_by")
+        if len(set(group_by)) != len(group_by) or not set(group_by) <= set(USAGE_GROUPS):
+            raise InvalidRequest(f"group_by: takes any of {','.join(USAGE_GROUPS)}, each once", param="group_by")
         return UsageQuery(organisation=organisation, start_ms=start_ms, end_ms=end_ms, group_by=group_by)
 
     async def quota(self, request: Request, visitor: Visitor) -> Response:
@@ -200,14 +197,14 @@ def _card(card: ModelCard) -> dict[str, str | int]:
 
 
 def _row(group_by: tuple[str, ...], row: UsageRow) -> dict[str, Any]:
-    return dict(zip(group_by, row.group, strict=True)) | _amounts({name: getattr(row, name) for name in _SUMS})
+    return dict(zip(group_by, row.group, strict=True)) | _amounts(row)
 
 
-def _amounts(sums: dict[str, int]) -> dict[str, Any]:
-    nanos = sums["cost_nanos"]
+def _amounts(row: UsageRow) -> dict[str, Any]:
+    nanos = row.cost_nanos
     return {
-        **sums,
-        "total_tokens": sums["prompt_tokens"] + sums["completion_tokens"],
+        **row.sums,
+        "total_tokens": row.prompt_tokens + row.completion_tokens,
         "cost_usd": f"{nanos // 10**9}.{nanos % 10**9:09d}",
     }
 

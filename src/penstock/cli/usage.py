@@ -7,28 +7,28 @@ import csv
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 import typer
 
 from penstock.adapters.sql.ledger import LedgerReads
+from penstock.api.instants import instant_ms, to_ms
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config import Configuration
 from penstock.config.walking import nearest
+from penstock.console.keys import moment
 from penstock.console.screen import screen
-from penstock.console.usage import OrganisationUsage, total, usage_table
+from penstock.console.usage import OrganisationUsage, usage_table
 from penstock.errors import InvalidRequest, StoreUnavailable
-from penstock.ports import UsageQuery, UsageRow
+from penstock.ports import USAGE_GROUPS, USAGE_SUMS, UsageQuery, UsageRow
 from penstock.wiring.database import opened_database
 from penstock.wiring.holding import Held, ask_held, held_in_cluster
 from penstock.wiring.places import Places
 
-GROUPS = ("day", "model", "key", "team")
 NOTHING = Held(0, 0)
-_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
 
 
 @app.command()
@@ -69,7 +69,7 @@ def usage(
     elif as_json:
         _write_json(found, groups, start_ms=start_ms, end_ms=end_ms)
     else:
-        screen().print(usage_table(found, group_by=groups, start=_shown(start_ms), end=_shown(end_ms)))
+        screen().print(usage_table(found, group_by=groups, start=moment(start_ms), end=moment(end_ms)))
 
 
 def _read(
@@ -117,8 +117,8 @@ def _names(organisation: str | None, known: set[str]) -> list[str]:
 def _groups(by: str) -> tuple[str, ...]:
     groups = tuple(part.strip() for part in by.split(",") if part.strip())
     for group in groups:
-        if group not in GROUPS:
-            raise InvalidRequest(f"--by: {group!r} is no group; {nearest(group, GROUPS)}")
+        if group not in USAGE_GROUPS:
+            raise InvalidRequest(f"--by: {group!r} is no group; {nearest(group, USAGE_GROUPS)}")
     if len(set(groups)) < len(groups):
         raise InvalidRequest("--by: names a group twice; give each once")
     return groups
@@ -127,37 +127,19 @@ def _groups(by: str) -> tuple[str, ...]:
 def _range(start: str | None, end: str | None) -> tuple[int, int]:
     now = datetime.now(UTC)
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    start_ms = _ms(month) if start is None else _instant_ms("--from", start)
-    end_ms = _ms(now) + 1 if end is None else _instant_ms("--to", end)
+    start_ms = to_ms(month) if start is None else instant_ms("--from", start)
+    end_ms = to_ms(now) + 1 if end is None else instant_ms("--to", end)
     if end_ms <= start_ms:
         raise InvalidRequest("--to: must be after --from; the start is included, the end is not")
     return start_ms, end_ms
 
 
-def _instant_ms(option: str, text: str) -> int:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidRequest(
-            f"{option}: found {text!r}, wanted an ISO date or time; write 2025-11-01 or 2025-11-01T12:00"
-        ) from None
-    return _ms(instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC))
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-def _shown(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-
-
 def _write_csv(found: Sequence[OrganisationUsage], groups: tuple[str, ...]) -> None:
     writer = csv.writer(sys.stdout, lineterminator=os.linesep)
-    writer.writerow(("organisation", *groups, *_SUMS))
+    writer.writerow(("organisation", *groups, *USAGE_SUMS))
     for each in found:
         for row in each.rows:
-            sums = [getattr(row, name) for name in _SUMS]
+            sums = row.sums.values()
             writer.writerow((each.organisation, *("" if value is None else value for value in row.group), *sums))
 
 
@@ -169,8 +151,8 @@ def _write_json(found: Sequence[OrganisationUsage], groups: tuple[str, ...], *, 
         "organisations": [
             {
                 "organisation": each.organisation,
-                "data": [dict(zip(groups, row.group, strict=True)) | _sums(row) for row in each.rows],
-                "totals": _sums(total(each.rows)),
+                "data": [dict(zip(groups, row.group, strict=True)) | row.sums for row in each.rows],
+                "totals": UsageRow.total(each.rows).sums,
                 "held": None
                 if each.held_requests is None
                 else {"requests": each.held_requests, "tokens": each.held_tokens},
@@ -179,7 +161,3 @@ def _write_json(found: Sequence[OrganisationUsage], groups: tuple[str, ...], *, 
         ],
     }
     sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
-
-
-def _sums(row: UsageRow) -> dict[str, int]:
-    return {name: getattr(row, name) for name in _SUMS}

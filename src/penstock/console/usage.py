@@ -27,27 +27,6 @@ class OrganisationUsage:
     held_requests: int | None = None
     held_tokens: int | None = None
 
-    def total(self) -> UsageRow:
-        """The sum of the rows."""
-        return total(self.rows)
-
-
-def total(rows: Sequence[UsageRow]) -> UsageRow:
-    """Add rows up.
-
-    Example:
-        >>> total([UsageRow(("a",), 1, 10, 2, 5, 7), UsageRow(("b",), 1, 20, 0, 5, 8)])
-        UsageRow(group=(), requests=2, prompt_tokens=30, cached_tokens=2, completion_tokens=10, cost_nanos=15)
-    """
-    return UsageRow(
-        (),
-        sum(row.requests for row in rows),
-        sum(row.prompt_tokens for row in rows),
-        sum(row.cached_tokens for row in rows),
-        sum(row.completion_tokens for row in rows),
-        sum(row.cost_nanos for row in rows),
-    )
-
 
 def usage_table(found: Sequence[OrganisationUsage], *, group_by: Sequence[str], start: str, end: str) -> Group:
     """The table, and a line on what is held.
@@ -66,7 +45,7 @@ def usage_table(found: Sequence[OrganisationUsage], *, group_by: Sequence[str], 
         for row in usage.rows:
             table.add_row(usage.organisation, *(value or "-" for value in row.group), *_amounts(row))
     if sum(len(usage.rows) for usage in found) > 1:
-        everything = total([row for usage in found for row in usage.rows])
+        everything = UsageRow.total([row for usage in found for row in usage.rows])
         table.add_row("total", *("" for _ in group_by), *_amounts(everything), style="bold")
     return Group(table, Text(), _held(found))
 
