@@ -72,14 +72,27 @@ def test_stopped_and_started_again_it_goes_on_with_what_waited_and_what_ran(fold
         deployment.audited()
 
 
-def test_a_job_ends_at_its_deadline_whether_it_ran_or_waited(folder: Path) -> None:
-    with deployed(folder, queue="deadline: 4s, concurrency: 1") as deployment, Client(deployment) as client:
-        running, waiting = (client.accepted(simulate="tokens=60 fault=slow_chunks:200") for _ in range(2))
-        assert client.ended(running)["status"] == "expired"
-        ended = client.ended(waiting)
-        assert (ended["status"], ended["usage"]) == ("expired", None)
-        produced = {line["request_id"]: line["completion"] for line in deployment.model.produced()}
-        assert 0 < client.job(running)["usage"]["completion_tokens"] <= produced[running]
+def test_a_job_ends_at_its_deadline_and_pays_for_what_was_produced(folder: Path) -> None:
+    with deployed(folder, queue="deadline: 3s") as deployment, Client(deployment) as client:
+        job = client.ended(client.accepted(simulate="tokens=60 fault=slow_chunks:200"))
+        until(lambda: bool(deployment.model.produced()))
+        (line,) = deployment.model.produced()
+        assert (job["status"], line["outcome"]) == ("expired", "aborted")
+        assert 0 < job["usage"]["completion_tokens"] <= line["completion"] < 60
+        deployment.audited()
+
+
+def test_a_job_that_never_ran_expires_and_costs_nothing(folder: Path) -> None:
+    limits = ("1M tokens/day", "1 concurrent")
+    with deployed(folder, queue="deadline: 3s", limits=limits) as deployment, Client(deployment) as client:
+        slow = client.ask(simulate="tokens=60 fault=slow_chunks:500", stream=True)
+        with client.http.stream("POST", "/v1/chat/completions", json=slow) as stream:  # takes the one place
+            assert stream.status_code == 200
+            job = client.ended(client.accepted())
+        assert (job["status"], job["usage"]) == ("expired", None)
+        assert job["id"] not in {line["request_id"] for line in deployment.model.produced()}
+        until(lambda: len(deployment.model.produced()) == 1)  # the stream that was left
+        until(lambda: len(deployment.charges()) == 1)
         deployment.audited()
 
 
