@@ -6,15 +6,22 @@ Every setting of a stream is a variable of its environment; the files in ``confi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
 
 from penstock.adapters.processes import free_port
 from penstock.adapters.rabbitmq.topology import queue_name
 from penstock.config import Configuration, read_secret
 from penstock.errors import ConfigurationError
-from penstock.wiring.stores import Role, Service, address
+from penstock.wiring.stores import Address, Role, Service, address
 from penstock.wiring.templates import templates
+
+EXECUTE_MARGIN_S: Final = 300
+"""How much longer than a job's deadline a worker waits for the executor, which ends jobs by itself."""
+_OTHER = re.compile(r"[^A-Za-z0-9-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +59,10 @@ def streams(
         for name, model in configuration.models.items()
     }
 
-    def stream(name: str, file: str, role: Role, own: Mapping[str, str]) -> Stream:
+    def stream(file: str, role: Role, own: Mapping[str, str], *, name: str = "") -> Stream:
         port = free_port()
         return Stream(
-            name=name,
+            name=name or file.replace("_", "-"),
             arguments=(
                 "-r",
                 str(templates() / "bento" / "resources" / "*.yaml"),
@@ -73,7 +80,6 @@ def streams(
 
     yield stream(
         "gateway",
-        "gateway.yaml",
         Role.GATEWAY,
         {
             **peppers,
@@ -82,3 +88,23 @@ def streams(
             "PENSTOCK_JOB_DEADLINE_MS": str(configuration.queue.deadline_ms),
         },
     )
+    for name in configuration.models:
+        own = {
+            "PENSTOCK_EXECUTOR_URL": executor_url,
+            "PENSTOCK_QUEUE": queue_name(name),
+            "PENSTOCK_CONCURRENCY": str(configuration.queue.concurrency),
+            "PENSTOCK_EXECUTE_TIMEOUT": f"{configuration.queue.deadline_ms // 1000 + EXECUTE_MARGIN_S}s",
+        }
+        yield stream("worker", Role.WORKER, own, name=f"worker-{_OTHER.sub('-', name)}")
+    database = {
+        "PENSTOCK_POSTGRESQL_URL": _for_libpq(address(configuration, Service.POSTGRESQL, Role.COLLECTOR, environment))
+    }
+    yield stream("collector", Role.COLLECTOR, database)
+    yield stream("dead_letters", Role.COLLECTOR, database)
+
+
+def _for_libpq(found: Address) -> str:
+    """The URL as Go's driver wants it, which insists on TLS unless it is told not to."""
+    if found.ca is None:
+        return f"{found.url}?sslmode=disable"
+    return f"{found.url}?sslmode=verify-full&sslrootcert={quote(str(found.ca))}"
