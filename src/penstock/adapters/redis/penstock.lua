@@ -73,12 +73,12 @@ local DAY_MS = 86400000
 local RATE_PERIOD_MAX_MS = 2097152 -- 2^21: with 2^31 tokens a level stays within 2^52
 
 -- Redis hides the standard library from a library that is loading, so these are bound in the first call.
-local floor, fmod, max, min, byte, find, format, concat, sort, unpack_table
+local floor, fmod, max, min, byte, find, match, format, concat, sort, unpack_table
 local pack_text, unpack_text, pack_struct, unpack_struct, decode, encode, null, is_table, pairs_of
 
 local function bind()
   floor, fmod, max, min = math.floor, math.fmod, math.max, math.min
-  byte, find, format = string.byte, string.find, string.format
+  byte, find, match, format = string.byte, string.find, string.match, string.format
   concat, sort, unpack_table = table.concat, table.sort, unpack
   pack_text, unpack_text = cmsgpack.pack, cmsgpack.unpack
   pack_struct, unpack_struct = struct.pack, struct.unpack
@@ -1513,10 +1513,11 @@ local function form_fault(argument, shape)
       for index = 1, #names do
         local name = names[index]
         local value = argument[name]
-        local fault = (type(value) ~= wanted or wanted == 'number' and value ~= floor(value))
-            and value_fault(name, value, wanted)
-          or wanted == 'table' and INSIDE[name] and form_fault(value, INSIDE[name])
-        if fault then return name .. ': ' .. fault end
+        if type(value) ~= wanted or wanted == 'number' and value ~= floor(value) then
+          return value_fault(name, value, wanted)
+        end
+        local fault = wanted == 'table' and INSIDE[name] and form_fault(value, INSIDE[name])
+        if fault then return name .. '.' .. fault end
       end
     end
   end
@@ -1529,6 +1530,14 @@ local function without_null(value)
   end
 end
 
+local function are_keys_of(organisation, keys)
+  local slot = match(keys[1] or '', '^{q%d+}:')
+  if #keys ~= 5 or not slot then return false end
+  local own = slot .. organisation
+  return keys[1] == own .. ':counters' and keys[2] == own .. ':reservations' and keys[3] == own .. ':deadlines'
+    and keys[4] == own .. ':definitions' and keys[5] == slot .. 'outbox'
+end
+
 -- Read the argument, carry out the operation, then write what it changed.
 local function answer(name, operation, keys, arguments)
   if not floor then bind() end
@@ -1537,8 +1546,7 @@ local function answer(name, operation, keys, arguments)
   local fault = form_fault(argument, CALLER)
   for index = 1, #ARGUMENTS[name] do fault = fault or form_fault(argument, ARGUMENTS[name][index]) end
   if fault then return redis.error_reply('PENSTOCK ' .. name .. ': ' .. fault) end
-  local own = ':' .. argument.organisation .. ':counters'
-  if #keys ~= 5 or keys[1]:sub(-#own) ~= own then
+  if not are_keys_of(argument.organisation, keys) then
     return redis.error_reply('PENSTOCK five keys of the organisation in the argument are wanted: see the library')
   end
   if name == 'define' then without_null(argument) end

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from typing import Any
 
 import hiredis
-
-READ_BYTES_MAX: Final = 1 << 26  # no reply of the library comes near
 
 
 class WireLost(Exception):
