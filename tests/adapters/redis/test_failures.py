@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from penstock.adapters.redis import RedisStore, load_library, open_store
+from penstock.adapters.redis import Outbox, RedisStore, load_library, open_store
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.translating import keys_of
@@ -17,6 +17,7 @@ from penstock.errors import StoreUnavailable
 from penstock.quota import (
     Call,
     Duplicate,
+    EventKind,
     Inspect,
     Inspected,
     Look,
@@ -210,6 +211,47 @@ def test_a_restart_that_lost_its_last_seconds_is_told_them_again(prepared: Redis
     assert asyncio.run(run()) == {State.POSTED}
     left = {reservation_id(0, number) for number in range(COUNT // 2, COUNT)}
     assert asyncio.run(consistent(prepared.url)) == {"held": left, "used": 120 * (COUNT // 2)}
+
+
+@pytest.mark.slow
+def test_three_kills_under_load_lose_and_repeat_nothing(prepared: Redis) -> None:
+    kills, requests = 3, 1_500
+    moments = [asyncio.Event() for _ in range(kills)]
+    ended: list[int] = []
+
+    async def insist(store: RedisStore, make: Callable[[int], Call[Any]], number: int, on: tuple[type, ...]) -> Any:
+        while not isinstance(answer := await bounded(store, make(number)), on):
+            assert isinstance(answer, StoreUnavailable), answer
+            await usable(store)
+        return answer
+
+    async def serve(store: RedisStore, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            await insist(store, reserve, number, (Reserved,))
+            await insist(store, settle, number, (Settled, Duplicate))
+            ended.append(number)
+            if len(ended) % (requests // (kills + 1)) == 0 and len(ended) < requests:
+                moments[len(ended) // (requests // (kills + 1)) - 1].set()
+
+    async def kill() -> None:
+        for moment in moments:
+            await moment.wait()
+            await asyncio.to_thread(prepared.kill)
+            await asyncio.to_thread(prepared.start)
+
+    async def run() -> list[str]:
+        async with open_store(prepared.url) as store:
+            numbers = iter(range(requests))
+            await asyncio.gather(kill(), *(serve(store, numbers) for _ in range(50)))
+        outbox = Outbox(read_address(prepared.url))
+        (entries,) = (await outbox.read(count_max=2 * requests)).values()
+        await outbox.close()
+        assert {entry.event.kind for entry in entries} == {EventKind.POSTED}
+        return sorted(entry.event.reservation for entry in entries)
+
+    posted = asyncio.run(run())
+    assert posted == sorted(reservation_id(0, number) for number in range(requests))
+    assert asyncio.run(consistent(prepared.url)) == {"held": set(), "used": 120 * requests}
 
 
 async def _forget(url: str) -> None:
