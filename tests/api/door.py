@@ -49,6 +49,7 @@ TOKEN = mint("acme", "k1", secret=bytes(32))
 TEAM_TOKEN = mint("acme", "k2", secret=bytes([1]) * 32)
 NARROW_TOKEN = mint("acme", "k3", secret=bytes([2]) * 32)
 OLD_TOKEN = mint("acme", "k4", secret=bytes([3]) * 32)
+MODEL_TOKEN = mint("acme", "k5", secret=bytes([5]) * 32)
 OTHER_TOKEN = mint("globex", "k1", secret=bytes([4]) * 32)
 WRONG_TOKENS = {
     "of an unknown organisation": mint("nobody", "k1", secret=bytes(32)),
@@ -88,6 +89,7 @@ KEYS = (
     a_key(TEAM_TOKEN, team="search"),
     a_key(NARROW_TOKEN, models=frozenset({"chat-small"}), routes=frozenset({"chat.completions", "models"})),
     a_key(OLD_TOKEN, pepper=OLD_PEPPER),
+    a_key(MODEL_TOKEN, models=frozenset({"chat-small"})),
     a_key(WRONG_TOKENS["revoked"], revoked=True),
     a_key(WRONG_TOKENS["expired"], expires_at_ms=1),
 )
