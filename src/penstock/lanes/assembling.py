@@ -49,7 +49,7 @@ class Assembly:
         >>> assembly.add(b'data: {"id":"c","choices":[{"index":0,"text":"day","finish_reason":"stop"}]}\\n\\n')
         >>> whole = _decode(assembly.whole(Usage(2, 1)))
         >>> whole["choices"], whole["usage"]["total_tokens"]
-        ([{'index': 0, 'text': 'today', 'finish_reason': 'stop'}], 3)
+        ([{'index': 0, 'finish_reason': 'stop', 'text': 'today'}], 3)
     """
 
     def __init__(self, route: str) -> None:

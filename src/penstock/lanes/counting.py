@@ -68,7 +68,7 @@ def estimate_prompt(body: Mapping[str, Any], bytes_per_token: float) -> int:
 
     Example:
         >>> estimate_prompt({"messages": [{"role": "user", "content": "twelve bytes"}]}, 4.0)
-        8
+        7
         >>> estimate_prompt({"input": [[1, 2, 3], [4]]}, 4.0)
         4
     """
