@@ -58,17 +58,13 @@ def streams(
         name: {"max_tokens": model.max_tokens, "queue": queue_name(name)}
         for name, model in configuration.models.items()
     }
+    files = templates() / "bento"
 
     def stream(file: str, role: Role, own: Mapping[str, str], *, name: str = "") -> Stream:
         port = free_port()
         return Stream(
             name=name or file.replace("_", "-"),
-            arguments=(
-                "-r",
-                str(templates() / "bento" / "resources" / "*.yaml"),
-                "-c",
-                str(templates() / "bento" / file),
-            ),
+            arguments=("-r", str(files / "resources" / "*.yaml"), "-c", str(files / f"{file}.yaml")),
             environment={
                 "PENSTOCK_OPERATIONS_ADDRESS": f"127.0.0.1:{port}",
                 "PENSTOCK_REDIS_URL": address(configuration, Service.REDIS, role, environment).url,

@@ -133,7 +133,7 @@ class RabbitmqServer:
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
             f"default_user = {self.username}\ndefault_pass = {self.password}\n"
             "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 1GB\n"
-            "log.console = true\nlog.file = false\n",
+            "consumer_timeout = 7200000\nlog.console = true\nlog.file = false\n",
         )
         environment = {
             **os.environ,
