@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 
@@ -164,16 +164,19 @@ class RedisClient:
         return wire
 
     async def _introduced(self, wire: Wire) -> bytes:
-        """Say who we are; the id of the server's run."""
+        """Say who we are, and what greets; the id of the server's run. One round trip: time is short, and shared."""
         at = self._address
-        if at.password is not None:
-            words = ("AUTH", at.username, at.password) if at.username else ("AUTH", at.password)
-            await wire.send(pack(*words))
+        commands = [pack("CLIENT", "SETNAME", self._name), pack("INFO", "server")]
         if at.database:
-            await wire.send(pack("SELECT", at.database))
-        await wire.send(pack("CLIENT", "SETNAME", self._name))
-        told: bytes = await wire.send(pack("INFO", "server"))
-        await self._greet(wire)
+            commands.insert(0, pack("SELECT", at.database))
+        if at.password is not None:
+            words = (at.username, at.password) if at.username else (at.password,)
+            commands.insert(0, pack("AUTH", *words))
+        replies = await asyncio.gather(*map(wire.send, commands), self._greet(wire), return_exceptions=True)
+        for reply in replies:  # in the order of the commands, so that the first to be refused is the one to blame
+            if isinstance(reply, BaseException):
+                raise reply
+        told = cast(bytes, replies[-2])
         return told.partition(b"run_id:")[2].partition(b"\r")[0]
 
     def _drop(self) -> None:
