@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks import peers
-from benchmarks.cpu import PATH, RESULTS, machine
+from benchmarks.cpu import PATH, RESULTS, machine, versions
 from benchmarks.load import Answer, Target, send
 from benchmarks.peers import Gateway
 
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "admission.md", help="file to write")
     options = parser.parse_args()
     lines = [f"# What passes a limit of {LIMIT_TOKENS} tokens a minute", ""]
-    lines += [f"Measured by `make bench` on {machine()}: {AT_ONCE} requests at once, {OUTPUT_TOKENS} tokens of output"]
-    lines += ["and a short prompt each; tokens as the model server counted them.", ""]
+    lines += [f"Measured by `make bench`, {machine()}: {AT_ONCE} requests at once, {OUTPUT_TOKENS} tokens of output"]
+    lines += ["and a short prompt each; tokens as the model server counted them.", versions() + ".", ""]
     lines += ["| gateway | requests let through | tokens used | times the limit |", "|---|--:|--:|--:|"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -11,24 +11,31 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
+import re
 import statistics
+import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.load import Target, checked, send
 from benchmarks.peers import Gateway
 from benchmarks.processes import settled_cpu_s
+from penstock import __version__
 
 RESULTS = Path(__file__).parent / "results"
 PATH = "/v1/chat/completions"
 PROMPT = "Write one sentence about the gate and pipe that meter the flow of water to a turbine."
 CHUNKS = 100
+STORE = "in its own figure: SQLite in its process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +44,26 @@ class Scenario:
 
     Args:
         shares: Requests in one round, by gateway: enough for a second or more of CPU time.
+        connections: At once, so many that gateways are busy: one that mostly waits pays for empty caches above all.
         decode: Tokens a second of one answer; slow enough that chunks arrive one by one, as those of a model do.
         events: Events that each answer must have at least.
     """
 
     name: str
     shares: dict[str, int]
+    connections: int
     tokens: int
     decode: int
     stream: bool
     events: int
 
 
-REQUESTS = Scenario("request", {"nginx": 20_000, "penstock": 8_000, "portkey": 1_500, "litellm": 200}, 16, 0, False, 0)
-STREAMS = Scenario("stream", {"nginx": 320, "penstock": 320, "portkey": 160, "litellm": 32}, CHUNKS, 50, True, CHUNKS)
+REQUESTS = Scenario(
+    "request", {"nginx": 20_000, "penstock": 8_000, "portkey": 1_500, "litellm": 200}, 128, 16, 0, False, 0
+)
+STREAMS = Scenario(
+    "stream", {"nginx": 512, "penstock": 512, "portkey": 256, "litellm": 32}, 128, CHUNKS, 50, True, CHUNKS
+)
 
 
 def target(gateway: Gateway, scenario: Scenario) -> Target:
@@ -70,7 +83,7 @@ def all_started(scenario: Scenario, names: list[str]) -> Iterator[list[tuple[Gat
         gateways = [peers.penstock(folder) if name == "penstock" else made[name]() for name in names]
         started = [(gateway, stack.enter_context(gateway.started(folder))) for gateway in gateways]
         for gateway, _ in started:
-            answers = asyncio.run(send(target(gateway, scenario), 50, connections=32))
+            answers = asyncio.run(send(target(gateway, scenario), 50, connections=scenario.connections))
             checked(answers, events=scenario.events)
         yield started
 
@@ -84,7 +97,7 @@ def measure(scenario: Scenario, names: list[str], *, rounds: int, share: float) 
                 gateway, pid = started[(turn + index) % len(started)]
                 requests = max(1, int(scenario.shares[gateway.name] * share))
                 before = settled_cpu_s(pid)
-                answers = asyncio.run(send(target(gateway, scenario), requests, connections=32))
+                answers = asyncio.run(send(target(gateway, scenario), requests, connections=scenario.connections))
                 used_s = settled_cpu_s(pid) - before
                 checked(answers, events=scenario.events)
                 figures[gateway.name].append(used_s / requests * 1e6)
@@ -107,8 +120,19 @@ def table(title: str, figures: dict[str, list[float]], *, floor: str, store: str
 
 
 def machine() -> str:
-    """What of the machine matters for ratios, and nothing that names it."""
-    return f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    """When, and what of the machine matters for ratios; nothing that names it."""
+    build = "" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else ", a plain build"
+    today = datetime.now(tz=UTC).date().isoformat()
+    return f"{today} on {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}{build}"
+
+
+def versions() -> str:
+    """Who was measured."""
+    nginx = subprocess.run([peers.nginx().command[0], "-v"], capture_output=True, text=True, check=True).stderr
+    litellm = re.search(r"^litellm==(\S+)", (peers.FOLDER / "litellm.txt").read_text(), re.MULTILINE)
+    portkey = json.loads((peers.FOLDER / "package.json").read_text())["dependencies"]["@portkey-ai/gateway"]
+    assert litellm is not None
+    return f"Penstock {__version__}, nginx {nginx.strip().rpartition('/')[2]}, LiteLLM {litellm[1]}, Portkey {portkey}"
 
 
 def main() -> None:
@@ -122,11 +146,12 @@ def main() -> None:
     names = options.gateways.split(",")
     requests = measure(REQUESTS, names, rounds=options.rounds, share=options.share)
     streams = measure(STREAMS, names, rounds=options.rounds, share=options.share)
-    lines = ["# CPU time of a request and of a chunk", "", f"Measured by `make bench` on {machine()}; medians of "]
+    lines = ["# CPU time of a request and of a chunk", "", f"Measured by `make bench`, {machine()}; medians of "]
     lines[-1] += f"{options.rounds} rounds, all gateways in one run before the same model server."
-    lines += ["", *table("A request, answered whole", requests, floor="nginx", store="in its process")]
+    lines += ["", versions() + ".", ""]
+    lines += table("A request, answered whole", requests, floor="nginx", store=STORE)
     title = f"A chunk, of a stream of {CHUNKS} (a request's cost included)"
-    lines += table(title, streams, floor="nginx", store="in its process", each=CHUNKS)
+    lines += table(title, streams, floor="nginx", store=STORE, each=CHUNKS)
     options.output.write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
 
