@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from penstock.adapters.http import HttpClient
-from penstock.errors import StoreUnavailable
-from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest, Relayed, Replayed
+from penstock.adapters.sql.job_store import Watches
+from penstock.errors import Conflict, Mismatched, StoreUnavailable
+from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest, Relayed, Replayed, job_prefix
 from penstock.lanes.forwarding import GatewayAcceptor
 from penstock.lanes.requests import InferenceRequest
-from penstock.ports import RequestRecord
+from penstock.ports import Attempt, JobQuery, JobState, RequestRecord, StoredJob
+from penstock.quota.events import EventKind
+from penstock.quota.operations import Define, Ready, Void
 from tests.adapters.http.servers import Handler, answering, read_request, serving
+from tests.lanes.stage import NOW_MS, ManualClock, ModelStore, definitions
 
 JOB = "018bcfe56800000000000000000000ff"
 
@@ -31,14 +35,50 @@ def asked(route: str = "chat.completions", *, key: str | None = None, traceparen
     )  # fmt: skip
 
 
-def accept(handler: Handler, request: AsyncRequest | None = None) -> Acceptance:
+class Remembered:
+    """A database that knows one thing of any idempotency key."""
+
+    def __init__(self, last: Attempt | None) -> None:
+        self.last = last
+        self.watch = Watches().watch
+
+    async def get(self, organisation: str, job: str) -> StoredJob | None:
+        return None
+
+    async def list(self, query: JobQuery) -> list[StoredJob]:
+        return []
+
+    async def last_attempt(self, organisation: str, prefix: str) -> Attempt | None:
+        return self.last
+
+
+def ready_store() -> ModelStore:
+    """The quota of an organisation that has done nothing."""
+    store = ModelStore(ManualClock())
+    store.now(Define(organisation="acme", caller_now_ms=NOW_MS, version=1, definitions=definitions()))
+    store.now(Ready(organisation="acme", caller_now_ms=NOW_MS, epoch=1))
+    return store
+
+
+def acceptor(client: HttpClient, port: int, last: Attempt | None, store: ModelStore) -> GatewayAcceptor:
+    return GatewayAcceptor(client, f"http://127.0.0.1:{port}/", Remembered(last), store, store.clock)
+
+
+def accept(
+    handler: Handler,
+    request: AsyncRequest | None = None,
+    *,
+    last: Attempt | None = None,
+    store: ModelStore | None = None,
+) -> Acceptance:
     """Forward one request to a gateway that behaves like ``handler``."""
 
     async def main() -> Acceptance:
         async with serving(handler) as server:
             client = HttpClient()
             try:
-                return await GatewayAcceptor(client, f"http://127.0.0.1:{server.port}/").accept(request or asked())
+                forwarding = acceptor(client, server.port, last, store or ready_store())
+                return await forwarding.accept(request or asked())
             finally:
                 await client.close()
 
@@ -86,15 +126,45 @@ def test_the_gateway_gets_the_body_as_it_was_sent_and_five_headers_of_the_client
     assert {name: named[name] for name in named.keys() - {"host", "content-length", "connection"}} == {
         "authorization": "Bearer psk_secret",
         "content-type": "application/json",
-        "idempotency-key": "order-7",
+        "idempotency-key": '"order-7"',
         "x-request-id": "r1",
         "traceparent": "00-a-b-01",
     }
 
 
-def test_a_stored_answer_is_passed_on_with_its_job() -> None:
-    replayed = accept(answer("200 OK", b'{"id":"x"}', f"location: /v1/jobs/{'0' * 32}-2"))
-    assert replayed == Replayed(f"{'0' * 32}-2", 200, b'{"id":"x"}')
+PREFIX = job_prefix("acme", "order-7")
+ENDED = StoredJob(
+    id=f"{PREFIX}-1", organisation="acme", team=None, key="k1", model="m", state=JobState.SUCCEEDED, created_at_ms=1,
+    deadline_ms=2, http_status=200, body='{"id":"x"}',
+)  # fmt: skip
+LAST = Attempt(number=1, ended=EventKind.POSTED, job=ENDED, fingerprint="f")
+
+
+def test_an_ended_jobs_answer_comes_from_the_database_and_the_gateway_is_not_asked() -> None:
+    seen: list[object] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+
+    assert accept(handle, asked(key="order-7"), last=LAST) == Replayed(f"{PREFIX}-1", 200, b'{"id":"x"}')
+    with pytest.raises(Mismatched):
+        accept(handle, asked(key="order-7"), last=replace(LAST, fingerprint="other"))
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [replace(LAST, ended=EventKind.VOIDED), replace(LAST, job=None)],
+    ids=["cancelled", "answer deleted"],
+)
+def test_a_key_that_only_the_ledger_remembers_is_not_used_for_another_job(last: Attempt) -> None:
+    with pytest.raises(Conflict) as caught:
+        accept(answer("202 Accepted"), asked(key="order-7"), last=last)
+    assert caught.value.code == "idempotency_key_used"
+    store = ready_store()
+    store.now(Void(organisation="acme", caller_now_ms=NOW_MS, reservation=f"{PREFIX}-1"))
+    gateway = answer("202 Accepted", b"{}", f"location: /v1/jobs/{PREFIX}-2")
+    assert accept(gateway, asked(key="order-7"), last=last, store=store) == Accepted(f"{PREFIX}-2")
 
 
 @pytest.mark.parametrize("status", ["409 Conflict", "429 Too Many Requests", "503 Service Unavailable"])
@@ -124,13 +194,13 @@ def test_whatever_else_it_says_is_a_503_that_shows_none_of_it(handler: Handler) 
     assert "10.0.0.7" not in caught.value.message
 
 
-def test_a_gateway_that_is_away_is_a_503_at_once_which_says_that_nothing_was_accepted(tmp_path: Path) -> None:
+def test_a_gateway_that_is_away_is_a_503_at_once_which_says_that_nothing_was_accepted() -> None:
     async def main() -> Any:
         async with serving(answering(b"")) as server:
             port = server.port
         client = HttpClient()
         try:
-            return await GatewayAcceptor(client, f"http://127.0.0.1:{port}").accept(asked())
+            return await acceptor(client, port, None, ready_store()).accept(asked())
         finally:
             await client.close()
 

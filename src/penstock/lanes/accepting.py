@@ -217,7 +217,7 @@ class QueueAcceptor:
             if last.ended is not None and (last.ended is EventKind.VOIDED or last.job is None):
                 number += 1  # charged nothing, or so long ago that its answer was forgotten
             elif last.ended is not None:
-                return _stored_answer(last, asked.request.fingerprint)
+                return stored_answer(last, asked.request.fingerprint)
         for attempt in range(number, number + ATTEMPTS_AT_ONCE_MAX):
             reserve, answer = await self._reserve(asked, model, f"{prefix}-{attempt}")
             match answer:
@@ -232,7 +232,7 @@ class QueueAcceptor:
                 case Duplicate():  # it ended between the two questions
                     last = await self._jobs.last_attempt(asked.request.organisation, prefix)
                     if last is not None and last.ended is not None:
-                        return _stored_answer(last, asked.request.fingerprint)
+                        return stored_answer(last, asked.request.fingerprint)
                     raise _under_way(reserve.reservation)
                 case Mismatch():
                     raise _other_body()
@@ -315,7 +315,13 @@ class QueueAcceptor:
         )
 
 
-def _stored_answer(last: Attempt, fingerprint: str) -> Replayed:
+def stored_answer(last: Attempt, fingerprint: str) -> Replayed:
+    """What the ended job of an idempotency key answered; ``last.job`` is there.
+
+    Raises:
+        Mismatched: It was asked with another body.
+        Conflict: There is no answer, or it is too large to be repeated.
+    """
     job = last.job
     assert job is not None
     if last.fingerprint is not None and last.fingerprint != fingerprint:

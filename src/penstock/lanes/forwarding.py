@@ -1,5 +1,9 @@
 """Takes requests over in a cluster: hands them to the queue lane's gateway, and passes on what it answers.
 
+The gateway knows of an idempotency key what the quota store remembers. What that has forgotten the database knows, so
+it is asked first: an ended job's answer comes from there, and a key that only the ledger remembers is not used again,
+since its job's id would be another job's.
+
 Nothing of a client's goes along but its credential, its idempotency key, and what ties logs and traces together.
 """
 
@@ -11,10 +15,21 @@ from typing import Any, Final
 
 import msgspec
 
-from penstock.errors import StoreUnavailable, UpstreamError, UpstreamUnreachable
-from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest, Relayed, Replayed
+from penstock.errors import Conflict, StoreUnavailable, UpstreamError, UpstreamUnreachable
+from penstock.lanes.accepting import (
+    Acceptance,
+    Accepted,
+    AsyncRequest,
+    Relayed,
+    Replayed,
+    job_prefix,
+    stored_answer,
+)
 from penstock.lanes.models import PATHS
-from penstock.ports import UpstreamClient, UpstreamRequest
+from penstock.lanes.requests import InferenceRequest
+from penstock.ports import Clock, Jobs, QuotaStore, UpstreamClient, UpstreamRequest
+from penstock.quota.events import EventKind
+from penstock.quota.operations import Look, LookAnswer, Unknown
 
 CONNECT_S: Final = 1.0
 ANSWER_S: Final = 10.0
@@ -34,8 +49,11 @@ class GatewayAcceptor:
         gateway: Its URL, without a path.
     """
 
-    def __init__(self, client: UpstreamClient, gateway: str) -> None:
+    def __init__(self, client: UpstreamClient, gateway: str, jobs: Jobs, quota: QuotaStore, clock: Clock) -> None:
         self._client = client
+        self._jobs = jobs
+        self._quota = quota
+        self._clock = clock
         self._gateway = gateway.rstrip("/")
 
     async def accept(self, asked: AsyncRequest) -> Acceptance:
@@ -43,15 +61,20 @@ class GatewayAcceptor:
 
         Raises:
             StoreUnavailable: The gateway is away. Unless nothing could be sent, it may have accepted all the same.
+            RequestError: The idempotency key stands in the way.
         """
         request = asked.request
+        if asked.idempotency_key is not None:
+            answered = await self._answered(request, asked.idempotency_key)
+            if answered is not None:
+                return answered
         headers = {
             "authorization": asked.authorization,
             "content-type": "application/json",
             "x-request-id": request.record.request_id,
         }
         if asked.idempotency_key is not None:
-            headers["idempotency-key"] = asked.idempotency_key
+            headers["idempotency-key"] = f'"{asked.idempotency_key}"'
         if asked.traceparent is not None:
             headers["traceparent"] = asked.traceparent
         url = f"{self._gateway}/v1/async/{PATHS[request.route].removeprefix('/v1/')}"
@@ -75,14 +98,33 @@ class GatewayAcceptor:
             ) from error
         return _acceptance(response.status, response.headers, body)
 
+    async def _answered(self, request: InferenceRequest, key: str) -> Replayed | None:
+        """The stored answer of an idempotency key; None if the gateway is to decide."""
+        prefix = job_prefix(request.organisation, key)
+        last = await self._jobs.last_attempt(request.organisation, prefix)
+        if last is None or last.ended is None:
+            return None
+        if last.ended is not EventKind.VOIDED and last.job is not None:
+            return stored_answer(last, request.fingerprint)
+        look = Look(
+            organisation=request.organisation,
+            caller_now_ms=self._clock.now_ms(),
+            reservation=f"{prefix}-{last.number}",
+        )
+        seen: LookAnswer = await self._quota.apply(look)
+        if isinstance(seen, Unknown):
+            raise Conflict(
+                "this Idempotency-Key was used before, so long ago that its answer is deleted; use a new one",
+                code="idempotency_key_used",
+            )
+        return None
+
 
 def _acceptance(status: int, headers: Mapping[str, str], body: bytes) -> Acceptance:
     relayed = tuple((name, value) for name, value in headers.items() if _RELAYED.fullmatch(name))
     location = _LOCATION.fullmatch(headers.get("location", ""))
     if status == 202 and location is not None:
         return Accepted(location[1], headers=relayed)
-    if status == 200 and location is not None:
-        return Replayed(location[1], status, body)
     if status >= 400 and _is_error(body):
         return Relayed(status, body, relayed)
     raise StoreUnavailable(f"the queue's gateway answered with status {status}; see its log", code=CODE)

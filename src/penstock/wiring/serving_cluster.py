@@ -94,7 +94,7 @@ async def serve_cluster(
         parts.push_async_callback(client.close)
         services = Services(
             lane=lane,
-            acceptor=GatewayAcceptor(client, configuration.queue.gateway),
+            acceptor=GatewayAcceptor(client, configuration.queue.gateway, jobs, quota, clock),
             jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,
             ledger=SqlLedger(engine),
