@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,19 @@ def broken_links(path: str, text: str, *, root: Path) -> Iterator[str]:
             yield f"{path}: {target}: no such file"
         elif anchor and found.suffix == ".md" and anchor not in anchors(found.read_text()):
             yield f"{path}: {target}: no such heading"
+
+
+def reached(first: str, *, root: Path) -> frozenset[str]:
+    """The pages that can be reached from ``first`` by links, as paths below ``root``."""
+    found, left = {first}, [first]
+    while left:
+        path = left.pop()
+        for target in _LINK.findall(_FENCE.sub("", (root / path).read_text())):
+            page = os.path.normpath(PurePosixPath(path).parent / target.partition("#")[0])
+            if page.endswith(".md") and page not in found and (root / page).exists():
+                found.add(page)
+                left.append(page)
+    return frozenset(found)
 
 
 def code(text: str) -> Iterator[str]:

@@ -83,6 +83,11 @@ def test_every_page_is_written_or_still_to_come() -> None:
     assert PAGES - written == PENDING
 
 
+def test_every_page_is_reached_from_the_readme() -> None:
+    pages = {path for path in MARKDOWN if path.startswith("docs/")}
+    assert sorted(pages - rules.reached("README.md", root=ROOT)) == []
+
+
 @pytest.mark.parametrize("path", MARKDOWN)
 def test_every_link_leads_somewhere(path: str) -> None:
     assert list(rules.broken_links(path, read(path), root=ROOT)) == []
@@ -156,6 +161,12 @@ def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: s
     ]
     assert len(found) == 1
     assert wrong in found[0]
+
+
+def test_a_page_without_a_link_to_it_is_not_reached(tmp_path: Path) -> None:
+    for name, text in (("README.md", "[a](a.md#x)"), ("a.md", "[b](sub/../b.md)"), ("b.md", ""), ("lost.md", "")):
+        (tmp_path / name).write_text(text)
+    assert rules.reached("README.md", root=tmp_path) == {"README.md", "a.md", "b.md"}
 
 
 def test_each_rule_lets_pass_what_is_there(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_an_abort_in_mid_stream_stops_the_model_and_charges_what_was_produced(
                 assert chunk.choices
             stream.close()
         assert service.stop() == 0  # waits until it is settled
+        assert "stopping: running requests have 30 s to end" in service.log.read_text()
         (line,) = slow.produced()
         assert line["outcome"] == "aborted"
         assert 5 <= line["completion"] < 200

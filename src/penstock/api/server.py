@@ -231,12 +231,13 @@ async def serve(
         await asyncio.wait(server.server_state.tasks, timeout=CLEANUP_S)
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Set ``stop`` at the first SIGINT or SIGTERM; a second SIGINT then ends the process as usual."""
+def stop_on_signals(stop: asyncio.Event, *, told_to: Callable[[], None] = lambda: None) -> None:
+    """Set ``stop`` and call ``told_to`` at the first SIGINT or SIGTERM; a second SIGINT ends the process as usual."""
     loop = asyncio.get_running_loop()
 
     def told() -> None:
         stop.set()
+        told_to()
         for each in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(each)
 

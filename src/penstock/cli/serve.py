@@ -62,11 +62,16 @@ def serve(
 
 async def _serve(configuration: Configuration, places: Places, writer: LineWriter, *, as_text: bool) -> None:
     stop = asyncio.Event()
-    stop_on_signals(stop)
+
+    def say(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
     def started(told: Started) -> None:
-        sys.stderr.write(welcome(told, configuration, places.data))
-        sys.stderr.flush()
+        say(welcome(told, configuration, places.data))
+
+    longest_s = configuration.server.shutdown_ms / 1000
+    stop_on_signals(stop, told_to=lambda: say(f"\nstopping: running requests have {longest_s:g} s to end\n"))
 
     serving = serve_embedded if configuration.stores is None else serve_cluster
     await serving(configuration, places, writer=writer, log_as_text=as_text, stop=stop, started=started)
