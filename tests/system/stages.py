@@ -107,6 +107,8 @@ def serve(place: Path) -> Iterator[dict[str, str]]:
         yield {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PENSTOCK_DATA": str(data),
+            "API_URL": service.url,
+            "API_KEY": service.key,
             "OPERATIONS_URL": service.running["operations_url"],
             "BACKUP": str(backup),
         }
