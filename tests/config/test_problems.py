@@ -110,6 +110,7 @@ def test_the_sound_file_and_the_example_have_neither_problems_nor_warnings() -> 
         ("context: 8192", "context: 8192.5", "wanted a whole number; round it"),
         ("    context: 8192\n", "", "context: missing, wanted a whole number above 0 such as `8192` or `200k`"),
         ("    max_tokens: 2048\n", "    kind: kserve\n", "found 'kserve', wanted openai or kserve-v2; did you mean"),
+        ("    max_tokens: 2048\n", "    kind: kserve-v2\n", "kind: kserve-v2 is not served yet, only openai is"),
         ("context: 8192\n    max_tokens: 2048", "context: 512", "its default 1024 is more than context (512); set it"),
         ("http://vllm-small:8000", "vllm-small", "found an address without a scheme"),
         ("http://vllm-small:8000", "http://", "found no host after http://"),

@@ -93,6 +93,9 @@ class _Check:
             yield (*at, "template_tokens"), message
         if model.is_local:
             yield from self._local(at, model)
+        elif model.kind is ModelKind.KSERVE_V2:
+            message = "kserve-v2 is not served yet, only openai is; remove this line and name a server that speaks it"
+            yield (*at, "kind"), message
 
     def _local(self, at: Location, model: Model) -> Found:
         if len(model.upstreams) > 1:
