@@ -90,7 +90,7 @@ class Cluster(Program):
         files = [argument for file in self.files for argument in ("-c", str(file))]
         done = subprocess.run(
             [sys.executable, "-m", "penstock", *arguments, *files], cwd=self.folder, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=60, check=False,
+            stdin=subprocess.DEVNULL, timeout=180, check=False,
         )  # fmt: skip
         assert done.returncode == expect, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -73,6 +74,18 @@ def test_a_running_job_stops_within_five_seconds_of_its_cancellation(cluster: Cl
     assert line["completion"] < 200 * 8  # 200 tokens a second, 5 s of them and some
     rows = [event for event in cluster.audited() if event.reservation == job and event.kind == EventKind.POSTED]
     assert [event.usage.completion for event in rows] == [pytest.approx(line["completion"], abs=400)]
+
+
+@pytest.mark.parametrize("lane", ["realtime", "queue"])
+def test_a_replay_through_either_lane_is_billed_to_the_token(cluster: Cluster, lane: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("".join(f"{organisation}: {key}\n" for organisation, key in cluster.keys.items()))
+    told = cluster.command(
+        "replay", "--lane", lane, "--requests", "60", "--url", cluster.url, "--keys", str(keys), "--model", "m",
+        "--model", "n", "--data", str(cluster.data), "--model-log", str(cluster.model.produced_log),
+    )  # fmt: skip
+    assert "difference between ledger and model server, request by request: 0 tokens, $0.00" in told
+    cluster.audited()
 
 
 @pytest.mark.parametrize("name", [*OURS, *SERVICES])

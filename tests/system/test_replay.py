@@ -52,6 +52,13 @@ def test_the_shipped_trace_is_billed_to_the_token_and_small_plans_meet_their_lim
         assert re.search(rf"^{side} +{admitted} ", done.stdout, re.MULTILINE), done.stdout
 
 
+def test_jobs_are_billed_to_the_token_as_well() -> None:
+    done = replay("--lane", "queue", "--requests", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "difference between ledger and model server, request by request: 0 tokens, $0.00" in done.stdout
+    assert re.search(r"^together +60 +60 +0 +0 ", done.stdout, re.MULTILINE)
+
+
 def test_a_model_log_that_lacks_requests_is_a_difference_and_exit_code_1(tmp_path: Path) -> None:
     model = SimulatedModel(tmp_path / "model", "--model", "m")
     model.start()

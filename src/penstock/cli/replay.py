@@ -218,7 +218,7 @@ async def _with_simulated_model(chosen: Choices) -> Evidence:
             stack.push_async_callback(client.close)
             planned = _planned_trace(chosen, list(started.keys), models)
             outcomes = await _send(chosen, client, started.url, dict(started.keys), planned)
-            await started.until_written()
+            await rehearsing.until_written(started.places)
             books = Books.of(rehearsing.read_ledger(started.configuration, started.places))
         return Evidence(outcomes=outcomes, books=books, produced=_produced(folder / "produced.jsonl"))
 
@@ -253,6 +253,7 @@ async def _against(
         outcomes = await _send(chosen, client, url, keys, planned)
     finally:
         await client.close()
+    await rehearsing.until_written(places)
     events = (event for event in rehearsing.read_ledger(configuration, places) if event.reservation not in before)
     await _until_logged(model_log, lines=lines_before + sum(outcome.is_admitted for outcome in outcomes))
     produced = _produced(model_log, skip_lines=lines_before)

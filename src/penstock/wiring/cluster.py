@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.adapters.local_model import LocalModel
-from penstock.adapters.processes import Program, Supervisor, free_port
+from penstock.adapters.processes import Program, Supervisor, end_leftovers, free_port, sole_supervisor
 from penstock.adapters.processes.programs import answers_200
 from penstock.config import Configuration, load
 from penstock.errors import ConfigurationError
@@ -66,12 +66,16 @@ async def run_cluster(
     configuration = load(files)
     if configuration.stores is not None:
         raise ConfigurationError(("stores: given, and `penstock up` brings its own; leave the section out",))
-    stores = OwnStores.prepare(places.data)
     async with AsyncExitStack() as parts:
+        places.data.mkdir(mode=0o711, parents=True, exist_ok=True)  # the database's account passes through
+        parts.enter_context(sole_supervisor(places.data))
+        for name in await asyncio.to_thread(end_leftovers, _told(places), places.data):
+            show(name, "was left running by one that was killed, and has been ended")
+        stores = OwnStores.prepare(places.data)
         upstreams = await _local_model(configuration, places, parts)
         every = (*files, stores.write_configuration(configuration, upstreams))
         configuration = load(every)
-        supervisor = Supervisor(places.data / "logs", show=show, changed=lambda pids: _tell(places, pids))
+        supervisor = Supervisor(places.data, show=show, changed=lambda pids: _tell(places, pids))
         parts.push_async_callback(supervisor.stop)
         for server in (stores.redis, stores.postgresql, stores.rabbitmq):
             await _start(supervisor, show, *await asyncio.to_thread(server.programs), stop=stop)
@@ -156,6 +160,15 @@ def _programs(
         ),
         ours("api", configuration.server.operations_port, "serve", "--log-format", "json"),
     ]
+
+
+def _told(places: Places) -> dict[str, int]:
+    """Who ran when somebody last wrote it."""
+    try:
+        found: dict[str, int] = json.loads((places.data / PIDS).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
 
 
 def _tell(places: Places, pids: Mapping[str, int]) -> None:

@@ -41,7 +41,6 @@ class OwnStores:
     @classmethod
     def prepare(cls, folder: Path) -> OwnStores:
         """Choose free ports, and make the secrets that are not there yet."""
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)  # the database's account passes through
         keep = folder / "secrets"
         return cls(
             folder,

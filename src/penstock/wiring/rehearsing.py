@@ -67,22 +67,25 @@ class Rehearsal:
     configuration: Configuration
     places: Places
 
-    async def until_written(self) -> None:
-        """Wait until nothing is held, and the ledger has every event.
 
-        Raises:
-            StoreUnavailable: It did not come to that in time.
-        """
-        try:
-            async with asyncio.timeout(WRITTEN_S):
-                while True:
-                    answer = await asyncio.to_thread(ask, self.places, "/audit")
-                    found = AuditReport.decode(answer or b"").organisations
-                    if not any(each.holds or each.unwritten for each in found):
-                        return
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError as error:
-            raise StoreUnavailable(f"after {WRITTEN_S:g} s something is still held, or not in the ledger") from error
+async def until_written(places: Places) -> None:
+    """Wait until the service holds nothing, and the ledger has every event.
+
+    Raises:
+        StoreUnavailable: No service runs here, or it did not come to that in time.
+    """
+    try:
+        async with asyncio.timeout(WRITTEN_S):
+            while True:
+                answer = await asyncio.to_thread(ask, places, "/audit")
+                if answer is None:
+                    raise StoreUnavailable(f"no service runs on {places.data}; name its data directory with --data")
+                found = AuditReport.decode(answer).organisations
+                if not any(each.holds or each.unwritten for each in found):
+                    return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"after {WRITTEN_S:g} s something is still held, or not in the ledger") from error
 
 
 def shipped(name: str) -> str:

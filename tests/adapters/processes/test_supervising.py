@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.adapters.processes import Program, RedisServer, Supervisor
-from penstock.errors import ProgramFailed
+from penstock.adapters.processes import Program, RedisServer, Supervisor, end_leftovers, sole_supervisor
+from penstock.errors import ConfigurationError, ProgramFailed
 
 BOUND_S = 20.0
 
@@ -39,7 +39,7 @@ class Watched:
     def __init__(self, folder: Path) -> None:
         self.lines: list[tuple[str, str]] = []
         self._changed = asyncio.Event()
-        self.supervisor = Supervisor(folder / "logs", show=self._show, changed=lambda _: self._changed.set())
+        self.supervisor = Supervisor(folder, show=self._show, changed=lambda _: self._changed.set())
 
     def _show(self, name: str, line: str) -> None:
         self.lines.append((name, line))
@@ -127,6 +127,27 @@ def test_a_program_that_does_not_obey_is_killed(tmp_path: Path) -> None:
             return watch.supervisor.pids["one"]
 
     assert not runs(asyncio.run(main()))
+
+
+def test_what_a_killed_supervisor_left_is_ended_and_nobody_else(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with watched(tmp_path) as watch:
+            await watch.supervisor.start(python(tmp_path, "one", ENDLESS, at_once))
+            await watch.until(lambda: ("one", "here") in watch.lines)
+            pid = watch.supervisor.pids["one"]
+            assert end_leftovers({"one": pid, "stranger": os.getpid()}, tmp_path / "elsewhere") == []
+            assert await asyncio.to_thread(end_leftovers, {"one": pid, "stranger": os.getpid()}, tmp_path) == ["one"]
+            assert not runs(pid)
+
+    asyncio.run(main())
+
+
+def test_a_directory_has_one_supervisor_at_a_time(tmp_path: Path) -> None:
+    refused = pytest.raises(ConfigurationError, match=rf"in use by process {os.getpid()}; stop it")
+    with sole_supervisor(tmp_path), refused, sole_supervisor(tmp_path):
+        pass
+    with sole_supervisor(tmp_path):
+        pass
 
 
 def test_redis_runs_with_what_the_quota_requires(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 ``Supervisor`` runs what a ``Program`` describes; ``services`` describes Redis, PostgreSQL and RabbitMQ.
 """
 
+from penstock.adapters.processes.leftovers import end_leftovers, sole_supervisor
 from penstock.adapters.processes.programs import Program, answers, free_port
 from penstock.adapters.processes.services import (
     PostgresqlServer,
@@ -18,5 +19,7 @@ __all__ = [
     "RedisServer",
     "Supervisor",
     "answers",
+    "end_leftovers",
     "free_port",
+    "sole_supervisor",
 ]

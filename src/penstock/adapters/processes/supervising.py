@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from penstock.adapters.processes.leftovers import MARK
 from penstock.adapters.processes.programs import Program
 from penstock.errors import ProgramFailed
 
@@ -46,15 +47,16 @@ class Supervisor:
     """Keeps programs running.
 
     Args:
-        logs: Directory for one file of each program's output.
+        folder: Whose programs these are; the output of each goes into a file in ``logs`` below it.
         show: Given each line of the programs that are shown, with the program's name.
         changed: Told after each start and end, with process ids by name.
     """
 
     def __init__(
-        self, logs: Path, *, show: Callable[[str, str], None], changed: Callable[[dict[str, int]], None]
+        self, folder: Path, *, show: Callable[[str, str], None], changed: Callable[[dict[str, int]], None]
     ) -> None:
-        self._logs = logs
+        self._folder = folder
+        self._logs = folder / "logs"
         self._show = show
         self._changed = changed
         self._children: list[_Child] = []
@@ -97,7 +99,7 @@ class Supervisor:
         child.last_lines.clear()
         child.process = await asyncio.create_subprocess_exec(
             *program.command,
-            env=dict(program.environment),
+            env={**program.environment, MARK: str(self._folder)},
             cwd=program.folder,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
