@@ -17,7 +17,6 @@ import platform
 import re
 import statistics
 import subprocess
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -121,9 +120,8 @@ def table(title: str, figures: dict[str, list[float]], *, floor: str, store: str
 
 def machine() -> str:
     """When, and what of the machine matters for ratios; nothing that names it."""
-    build = "" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else ", a plain build"
     today = datetime.now(tz=UTC).date().isoformat()
-    return f"{today} on {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}{build}"
+    return f"{today} on {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def versions() -> str:
