@@ -86,6 +86,10 @@ func (f *front) message(r *http.Request) (message *service.Message, err error) {
 			how = "whole"
 		}
 	}
+	if how != "whole" { // a client that is still sending would not see its answer
+		body = nil
+		_, _ = io.CopyN(io.Discard, r.Body, f.bytesMax)
+	}
 	message = service.NewMessage(body)
 	for name, value := range map[string]string{
 		"http_method": r.Method, "http_path": r.URL.Path, "http_query": r.URL.RawQuery, "http_body": how,

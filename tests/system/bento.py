@@ -138,9 +138,7 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What the gateway is given; others take their part of it."""
-        models = {
-            name: {"max_tokens": model["max_tokens"], "queue": queue_name(name)} for name, model in self.MODELS.items()
-        }
+        models = {name: {**model, "queue": queue_name(name)} for name, model in self.MODELS.items()}
         return {
             "PENSTOCK_REDIS_URL": self.redis.url,
             "PENSTOCK_PEPPER": PEPPER,

@@ -12,6 +12,7 @@ import pytest
 
 from penstock.adapters.rabbitmq.topology import queue_name
 from penstock.api.bodies import READERS, decode
+from penstock.api.deferring import stream_refused
 from penstock.api.failures import failure
 from penstock.errors import PenstockError
 from penstock.lanes.accepting import job_prefix
@@ -90,12 +91,13 @@ def test_an_accepted_job_is_held_queued_and_named(cluster: Cluster, gateway: Gat
     (taken,) = cluster.take(QUEUE)
     message = read_job(taken["payload"].encode())
     assert message.job == job
-    assert message.request == json.loads(CHAT)
+    assert message.request == {**json.loads(CHAT), "max_tokens": 50}
     assert message.reserve.body_bytes == len(CHAT)
     assert message.reserve.outputs_bound == 50
     assert message.request_id == "mine-1"
     assert taken["properties"]["message_id"] == job
-    assert taken["properties"]["headers"] == {"traceparent": trace, "x-request-id": "mine-1"}
+    headers = {"traceparent": trace, "x-request-id": "mine-1"}
+    assert taken["properties"]["headers"] == {**headers, "x-delivery-count": 0}  # the broker's own
     assert taken["properties"]["delivery_mode"] == 2
     (hold,) = cluster.inspect("happy").holds
     assert (hold.reservation, hold.lane) == (job, "queue")
@@ -118,7 +120,7 @@ def test_numbers_and_unknown_fields_of_a_body_arrive_as_they_were_sent(cluster: 
     (taken,) = cluster.take(QUEUE)
     assert '"seed":12345678901234567890' in taken["payload"]
     assert '"temperature":0.10' in taken["payload"]
-    assert json.loads(taken["payload"])["request"] == json.loads(body)
+    assert json.loads(taken["payload"])["request"] == {**json.loads(body), "max_tokens": 50}
 
 
 def raw(**fields: Any) -> bytes:
@@ -158,6 +160,7 @@ CHATS: list[bytes] = [
         b'"n":2,"best_of":1', b'"n":2,"best_of":5', b'"max_tokens":7', b'"max_tokens":7000',
         b'"max_tokens":99999999999999999999', b'"max_tokens":1e1', b'"max_completion_tokens":9',
         b'"max_tokens":1,"max_completion_tokens":1', b'"stream_options":{}', b'"stream":false',
+        b'"stream":true', b'"stream":1', b'"stream":true,"stream_options":{"include_usage":true}',
         b'"api_base":"http://x"', b'"chat_template":"x"', b'"kv_transfer_params":{}', b'"api_key":1,"base_url":2',
     )),
 ]  # fmt: skip
@@ -169,6 +172,7 @@ COMPLETIONS = [
 EMBEDDINGS = [
     raw(input="a"), raw(input=["a", "b"], encoding_format="base64"), raw(input="a", encoding_format="hex"),
     raw(input="a", dimensions=0), raw(input="a", dimensions=64, n=3, max_tokens=-1), raw(),
+    raw(input="a", stream=True), raw(input="a", stream=False),
 ]  # fmt: skip
 CASES = [
     *(("chat.completions", "chat/completions", body) for body in CHATS),
@@ -183,6 +187,8 @@ def test_bodies_are_judged_and_measured_as_by_the_api_service(cluster: Cluster, 
         answer = gateway.post(key, body, path)
         try:
             shape = READERS[route](decode(body, depth_max=64), prompts_max=2048)
+            if shape.stream:
+                raise stream_refused()
         except PenstockError as error:
             expected = failure(error)
             assert (answer.status, answer.body) == (expected.status, json.loads(expected.body)), body[:200]
@@ -190,7 +196,10 @@ def test_bodies_are_judged_and_measured_as_by_the_api_service(cluster: Cluster, 
         assert answer.status == 202, (body[:200], answer.raw)
         (job,) = jobs_taken(cluster)
         reserve = job["reserve"]
-        most = min(shape.max_tokens or 50, 50)
+        most = 50 if shape.max_tokens is None else min(shape.max_tokens, 4096)
+        if route != "embeddings":
+            written = {job["request"]["max_tokens"], job["request"].get("max_completion_tokens", most)}
+            assert written == {most}, body
         measured = (reserve["prompts"], reserve["outputs_bound"], reserve["body_bytes"])
         assert measured == (shape.prompts, shape.outputs * most, len(body) if shape.bytes_bound else 2**31 - 1), body
 
@@ -209,7 +218,7 @@ def test_bodies_are_judged_and_measured_as_by_the_api_service(cluster: Cluster, 
         (413, "body_too_large", {"body": b"[" + b" " * 8_000_000 + b"]"}),
         (400, "invalid_json", {"body": b'{"model":"\xff"}'}),
         (404, "model_not_found", {"body": CHAT.replace(b'"m"', b'"none.of/ours"')}),
-        (400, None, {"idempotency_key": "\x7f"}),
+        (400, None, {"idempotency_key": "k" * 256}),
     ],
 )
 def test_a_request_that_breaks_a_rule_is_refused_before_anything_is_held(
@@ -285,7 +294,8 @@ def test_one_idempotency_key_is_one_job(cluster: Cluster, gateway: Gateway) -> N
     now_ms = time.time_ns() // 1_000_000
     cluster.apply(Settle(organisation="once", caller_now_ms=now_ms, reservation=second.body["id"], usage=Usage(1, 1)))
     ended = gateway.post(key, idempotency_key="order-7")
-    assert (ended.status, ended.headers["location"]) == (202, f"/v1/jobs/{second.body['id']}")
+    assert (ended.status, ended.body["error"]["code"]) == (409, "request_ended")
+    assert ended.headers["location"] == f"/v1/jobs/{second.body['id']}"
     assert len(jobs_taken(cluster)) == 2
 
 

@@ -65,7 +65,7 @@ def decode(raw: bytes, *, depth_max: int) -> dict[str, Any]:
         raise InvalidRequest("the body is JSON, but not an object; send {...}", code="invalid_json")
     if raw.count(b"{") + raw.count(b"[") > depth_max and _nests_deeper(body, depth_max):
         raise _too_deep(depth_max)
-    for name in REFUSED.keys() & body.keys():
+    for name in sorted(REFUSED.keys() & body.keys()):
         raise InvalidRequest(f"{name}: {REFUSED[name]}; leave it out", param=name, code="field_refused")
     return body
 

@@ -56,12 +56,7 @@ class Deferring:
         """
         request.record.lane = "queue"
         if request.stream:
-            raise InvalidRequest(
-                "stream: a job is not streamed; leave it out and follow /v1/jobs/{id}/events, or do not ask for "
-                "respond-async",
-                param="stream",
-                code="stream_refused",
-            )
+            raise stream_refused()
         headers = dict(sent)
         key = None
         if b"idempotency-key" in headers:
@@ -108,6 +103,15 @@ class Deferring:
         request.record.outcome = "accepted"  # the executor's own record says how it went
         told = {"id": accepted.job, "object": "job", "status": state.value, "model": request.model}
         return Deferred(202, msgspec.json.encode(told), accepted.readings, headers)
+
+
+def stream_refused() -> InvalidRequest:
+    """A job has nobody to stream to."""
+    return InvalidRequest(
+        "stream: a job is not streamed; leave it out and follow /v1/jobs/{id}/events, or do not ask for respond-async",
+        param="stream",
+        code="stream_refused",
+    )
 
 
 def _location(job: str) -> tuple[bytes, bytes]:

@@ -55,7 +55,7 @@ def streams(
             auth.pepper_previous, environment=environment, what="auth.pepper_previous"
         )
     models = {
-        name: {"max_tokens": model.max_tokens, "queue": queue_name(name)}
+        name: {"max_tokens": model.max_tokens, "context": model.context, "queue": queue_name(name)}
         for name, model in configuration.models.items()
     }
     files = templates() / "bento"
