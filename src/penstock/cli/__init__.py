@@ -26,6 +26,14 @@ def penstock() -> None:
     """ML inference for many tenants, with exact token quotas, billed from a ledger."""
 
 
+def import_commands(first: str = "") -> None:
+    """Register one command, or all of them if ``first`` names none."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    first = first.replace("-", "_")
+    for name in [first] if first in modules else modules:
+        importlib.import_module(f"{__name__}.{name}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; each module of this package registers its commands when imported.
 
@@ -37,10 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: At the end: 0, 1 after an error of ours (told on standard error), 2 for wrong usage.
     """
-    first = "".join((sys.argv[1:] if arguments is None else arguments)[:1]).replace("-", "_")
-    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    for name in [first] if first in modules else modules:
-        importlib.import_module(f"{__name__}.{name}")
+    import_commands("".join((sys.argv[1:] if arguments is None else arguments)[:1]))
     try:
         app(args=arguments, prog_name="penstock")
     except PenstockError as error:
