@@ -19,6 +19,7 @@ from penstock.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from penstock.lanes.calling import CLIENTS_FAULT
 from penstock.quota.definitions import Kind
 from penstock.quota.limits import parse_limit_id
 from penstock.quota.operations import Denied, Reading, Refusal
@@ -26,7 +27,6 @@ from penstock.quota.operations import Denied, Reading, Refusal
 HELD_RETRY_MS = 1000
 UPSTREAM_RETRY_MS = 1000
 _CHARACTERS_MAX = 2000
-_PASSED_ON = frozenset({400, 413, 415, 422})
 
 BAD_KEY = "the API key is missing, or not valid; send `Authorization: Bearer psk_...` with a key that is in force"
 """One text for every cause, so that nobody learns which keys exist."""
@@ -122,7 +122,7 @@ def _of_upstream(error: UpstreamError) -> Failure:
     if isinstance(error, UpstreamTimeout):
         body = error_body(error.message, kind="server_error", code="upstream_timeout")
         return Failure(504, body, "upstream_error")
-    if error.status in _PASSED_ON:
+    if error.status in CLIENTS_FAULT:
         return Failure(error.status, _refusal_body(error), "upstream_refused")
     if error.status in (429, 503):
         body = error_body(

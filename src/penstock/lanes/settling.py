@@ -36,7 +36,7 @@ Ended = SettleAnswer | VoidAnswer
 
 async def apply_ending(store: QuotaStore, ending: Settle | Void) -> Ended:
     """Apply either kind of end. Raises like ``QuotaStore.apply``."""
-    if isinstance(ending, Settle):
+    if isinstance(ending, Settle):  # the same call twice, since each kind has an answer of its own type
         return await store.apply(ending)
     return await store.apply(ending)
 
