@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
+	"errors"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -19,91 +19,58 @@ func publishSpec() *service.ConfigSpec {
 		Description("The message goes on unchanged. Unsent is certain: the broker never saw it. Unknown is not: "+
 			"the connection was lost, or the timeout passed, after it was handed to the socket.").
 		Fields(
-			service.NewStringField("url").Description("amqp:// or amqps:// URL.").Secret(),
+			service.NewStringField("url").Description("amqp:// or amqps:// URL; amqps trusts the system's authorities, or SSL_CERT_FILE.").Secret(),
 			service.NewInterpolatedStringField("exchange").Default(""),
 			service.NewInterpolatedStringField("routing_key"),
 			service.NewInterpolatedStringField("message_id"),
-			service.NewInterpolatedStringField("content_type").Default("application/json"),
-			service.NewInterpolatedStringField("expiration").Description("Milliseconds, or empty for none.").Default(""),
 			service.NewMetadataFilterField("headers").Description("Which metadata travel as AMQP headers."),
 			service.NewDurationField("timeout").Description("Until the outcome is unknown.").Default("2s"),
-			service.NewTLSToggledField("tls"),
 		)
 }
 
 type amqpPublish struct {
-	session    *session
-	timeout    time.Duration
-	exchange   *service.InterpolatedString
-	routingKey *service.InterpolatedString
-	messageID  *service.InterpolatedString
-	mediaType  *service.InterpolatedString
-	expiration *service.InterpolatedString
-	headers    *service.MetadataFilter
-	outcomes   *service.MetricCounter
+	session                         *session
+	timeout                         time.Duration
+	exchange, routingKey, messageID *service.InterpolatedString
+	headers                         *service.MetadataFilter
+	outcomes                        *service.MetricCounter
 }
 
 func newAmqpPublish(conf *service.ParsedConfig, resources *service.Resources) (*amqpPublish, error) {
-	var err error
-	p := &amqpPublish{outcomes: resources.Metrics().NewCounter("amqp_publish_outcomes_total", "outcome")}
-	texts := map[string]**service.InterpolatedString{
-		"exchange": &p.exchange, "routing_key": &p.routingKey, "message_id": &p.messageID,
-		"content_type": &p.mediaType, "expiration": &p.expiration,
-	}
-	for name, target := range texts {
-		if *target, err = conf.FieldInterpolatedString(name); err != nil {
-			return nil, err
-		}
-	}
-	if p.headers, err = conf.FieldMetadataFilter("headers"); err != nil {
+	url, wrongURL := conf.FieldString("url")
+	exchange, wrongExchange := conf.FieldInterpolatedString("exchange")
+	routingKey, wrongKey := conf.FieldInterpolatedString("routing_key")
+	messageID, wrongID := conf.FieldInterpolatedString("message_id")
+	headers, wrongHeaders := conf.FieldMetadataFilter("headers")
+	timeout, wrongTimeout := conf.FieldDuration("timeout")
+	if err := errors.Join(wrongURL, wrongExchange, wrongKey, wrongID, wrongHeaders, wrongTimeout); err != nil {
 		return nil, err
-	}
-	if p.timeout, err = conf.FieldDuration("timeout"); err != nil {
-		return nil, err
-	}
-	url, err := conf.FieldString("url")
-	if err != nil {
-		return nil, err
-	}
-	var tlsConfig *tls.Config
-	settings, enabled, err := conf.FieldTLSToggled("tls")
-	if err != nil {
-		return nil, err
-	}
-	if enabled {
-		tlsConfig = settings
 	}
 	connected := resources.Metrics().NewGauge("amqp_publish_connected")
-	p.session = newSession(url, tlsConfig, p.timeout, resources.Logger(), func(up bool) {
-		if up {
-			connected.Set(1)
-		} else {
-			connected.Set(0)
-		}
-	})
-	return p, nil
+	return &amqpPublish{
+		session: newSession(url, timeout, resources.Logger(), connected), timeout: timeout,
+		exchange: exchange, routingKey: routingKey, messageID: messageID, headers: headers,
+		outcomes: resources.Metrics().NewCounter("amqp_publish_outcomes_total", "outcome"),
+	}, nil
 }
 
 func (p *amqpPublish) publishing(msg *service.Message) (*publishing, error) {
-	body, err := msg.AsBytes()
-	if err != nil {
-		return nil, err
-	}
-	result := &publishing{outcome: make(chan string, 1)}
-	result.message = amqp.Publishing{Body: body, DeliveryMode: amqp.Persistent, Timestamp: time.Now(), Headers: amqp.Table{}}
-	for text, target := range map[*service.InterpolatedString]*string{
-		p.exchange: &result.exchange, p.routingKey: &result.routingKey, p.messageID: &result.message.MessageId,
-		p.mediaType: &result.message.ContentType, p.expiration: &result.message.Expiration,
-	} {
-		if *target, err = text.TryString(msg); err != nil {
-			return nil, err
-		}
-	}
-	err = p.headers.Walk(msg, func(key, value string) error {
-		result.message.Headers[key] = value
+	body, wrongBody := msg.AsBytes()
+	exchange, wrongExchange := p.exchange.TryString(msg)
+	routingKey, wrongKey := p.routingKey.TryString(msg)
+	id, wrongID := p.messageID.TryString(msg)
+	headers := amqp.Table{}
+	wrongHeaders := p.headers.Walk(msg, func(key, value string) error {
+		headers[key] = value
 		return nil
 	})
-	return result, err
+	return &publishing{
+		exchange: exchange, routingKey: routingKey, outcome: make(chan string, 1),
+		message: amqp.Publishing{
+			Body: body, DeliveryMode: amqp.Persistent, Timestamp: time.Now(), Headers: headers,
+			MessageId: id, ContentType: "application/json",
+		},
+	}, errors.Join(wrongBody, wrongExchange, wrongKey, wrongID, wrongHeaders)
 }
 
 func (p *amqpPublish) Process(ctx context.Context, msg *service.Message) (service.MessageBatch, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -39,10 +38,9 @@ type publishing struct {
 // and confirms: the broker sends a message's return before its confirm, so order alone attributes it.
 type session struct {
 	url       string
-	tls       *tls.Config
 	timeout   time.Duration
 	log       *service.Logger
-	connected func(bool)
+	connected *service.MetricGauge
 	queue     chan *publishing
 	up        atomic.Bool
 	blocked   atomic.Bool
@@ -50,13 +48,13 @@ type session struct {
 	stopped   chan struct{}
 }
 
-func newSession(url string, tlsConfig *tls.Config, timeout time.Duration, log *service.Logger, connected func(bool)) *session {
+func newSession(url string, timeout time.Duration, log *service.Logger, connected *service.MetricGauge) *session {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &session{
-		url: url, tls: tlsConfig, timeout: timeout, log: log, connected: connected,
+		url: url, timeout: timeout, log: log, connected: connected,
 		queue: make(chan *publishing, 1024), stop: stop, stopped: make(chan struct{}),
 	}
-	connected(false)
+	connected.Set(0)
 	go s.run(ctx)
 	return s
 }
@@ -143,7 +141,7 @@ func (s *session) connect() (*amqp.Connection, *amqp.Channel, error) {
 		}
 		return boundedConn{conn, s.timeout}, nil
 	}
-	conn, err := amqp.DialConfig(s.url, amqp.Config{Heartbeat: 5 * time.Second, TLSClientConfig: s.tls, Dial: dial, Locale: "en_US"})
+	conn, err := amqp.DialConfig(s.url, amqp.Config{Heartbeat: 5 * time.Second, Dial: dial, Locale: "en_US"})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -189,10 +187,10 @@ func (s *session) serve(ctx context.Context, conn *amqp.Connection, channel *amq
 	go func() { defer close(read); attribute(returns, confirms, inFlight) }()
 	s.blocked.Store(false)
 	s.up.Store(true)
-	s.connected(true)
+	s.connected.Set(1)
 	s.write(ctx, channel, lost, inFlight)
 	s.up.Store(false)
-	s.connected(false)
+	s.connected.Set(0)
 	if err := conn.Close(); err != nil && ctx.Err() == nil {
 		s.log.Debugf("amqp_publish: closing the lost connection: %v", err)
 	}
