@@ -106,10 +106,6 @@ class Ledger(Protocol):
         """Add up charges, sorted by group."""
         ...
 
-    async def window_sums(self, organisation: str) -> dict[tuple[str, int], int]:
-        """What the ledger's rows posted to each (limit id, window id), for the audit."""
-        ...
-
 
 class JobState(StrEnum):
     """Where a job of the queue lane is. The last four are final.

@@ -162,15 +162,6 @@ class SqlLedger:
 
         return await asyncio.to_thread(read)
 
-    async def window_sums(self, organisation: str) -> dict[tuple[str, int], int]:
-        """See ``LedgerReads.window_sums``."""
-
-        def read() -> dict[tuple[str, int], int]:
-            with self._engine.connect() as connection:
-                return LedgerReads(connection).window_sums(organisation)
-
-        return await asyncio.to_thread(read)
-
 
 def _shown(name: str, value: str | int | None) -> str | None:
     if name == "day" and isinstance(value, int):
