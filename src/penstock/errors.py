@@ -17,6 +17,7 @@
     │   └── Mismatched              422
     ├── QuotaDenied                 a limit refused: 429, or 400 if it will never fit
     ├── StoreUnavailable            quota or ledger cannot be reached or is not ready: 503
+    ├── Deposed                     another keeper took over: this one may write no more
     ├── ProgramFailed               a child process did not start
     └── UpstreamError               the model server failed: 502, 504 on a timeout, or its own refusal passed on
         ├── UpstreamUnreachable     nothing was sent: another upstream may be tried
@@ -142,6 +143,10 @@ class StoreUnavailable(PenstockError):
 
 class ProgramFailed(PenstockError):
     """A child process ended before it was ready, or was not ready in time."""
+
+
+class Deposed(PenstockError):
+    """Another keeper took over, so nothing was written."""
 
 
 class UpstreamError(PenstockError):

@@ -20,6 +20,8 @@ from penstock.quota.events import Amount, Charge, Event, EventKind, Usage, Usage
 from penstock.quota.identity import created_at_ms
 from penstock.quota.limits import MONTH_MS, window_id
 
+UNDATED = 197001  # the month of ids that carry no time: they begin with twelve zeros
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,11 +76,11 @@ def month_of(reservation: str) -> int:
     return year * 100 + month + 1
 
 
-def to_row(event: Event) -> tuple[Any, ...]:
-    """One event as the ledger's columns, in their order."""
+def to_row(event: Event, *, month: int | None = None) -> tuple[Any, ...]:
+    """One event as the ledger's columns, in their order; of the month that its id tells, unless one is given."""
     usage, charge, price = event.usage, event.charge, event.price
     return (
-        month_of(event.reservation),
+        month_of(event.reservation) if month is None else month,
         event.reservation,
         event.kind.value,
         event.organisation,

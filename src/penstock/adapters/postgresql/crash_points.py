@@ -1,0 +1,32 @@
+"""The named points between two of the keeper's writes, at which tests kill it.
+
+``Reached`` is called at each with its name; in production it does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Reached = Callable[[str], None]
+
+EVENTS_READ = "events-read"  # Redis still has them, nobody else
+DRAIN_BEGUN = "drain-begun"  # within the transaction, as are the next three
+EVENTS_INSERTED = "events-inserted"  # into the ledger, and rolled up
+JOBS_PROJECTED = "jobs-projected"
+POSITIONS_KEPT = "positions-kept"
+DRAIN_COMMITTED = "drain-committed"  # the ledger has them, and so does Redis
+OUTBOX_TRIMMED = "outbox-trimmed"
+
+CRASH_POINTS = (
+    EVENTS_READ,
+    DRAIN_BEGUN,
+    EVENTS_INSERTED,
+    JOBS_PROJECTED,
+    POSITIONS_KEPT,
+    DRAIN_COMMITTED,
+    OUTBOX_TRIMMED,
+)
+
+
+def unnoticed(_point: str) -> None:
+    """Do nothing."""

@@ -1,0 +1,213 @@
+"""What the active keeper writes, each thing in one fenced transaction; calls run in threads, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from penstock.adapters.postgresql import crash_points
+from penstock.adapters.postgresql.crash_points import Reached, unnoticed
+from penstock.adapters.postgresql.inserting import insert_events
+from penstock.adapters.postgresql.leading import Leadership, fenced
+from penstock.adapters.postgresql.noticing import CHANNEL
+from penstock.adapters.postgresql.partitioning import make_partitions
+from penstock.adapters.sql.job_tables import results
+from penstock.adapters.sql.jobs import forget_jobs, mark_settled, project
+from penstock.adapters.sql.keeping_tables import outbox_positions
+from penstock.adapters.sql.ledger import LedgerReads
+from penstock.adapters.sql.tables import epochs
+from penstock.quota.events import Event, Usage, UsageSource
+
+T = TypeVar("T")
+_START = "0-0"
+_result = results.c
+
+
+class OutboxEntry(Protocol):
+    """One event of a partition's outbox, as the quota store keeps it."""
+
+    @property
+    def id(self) -> str:
+        """Grows within the partition."""
+        ...
+
+    @property
+    def event(self) -> Event:
+        """What happened."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A stored result whose usage the quota store has not acknowledged. ``usage`` None: its hold is to be voided."""
+
+    job: str
+    organisation: str
+    usage: Usage | None
+    arguments: dict[str, Any]
+
+
+class KeeperStore:
+    """The ledger and what goes with it, for the one active keeper.
+
+    Args:
+        engine: Of an account that may add to the ledger; its sessions have ``leading.session_options``.
+        leadership: Decides who is active; its fence is checked in each transaction.
+        now_ms: The clock, Unix milliseconds.
+        reached: Called with the name of each point in ``crash_points``.
+
+    Each call raises ``Deposed`` if another keeper took over, and ``StoreUnavailable`` without a database.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        leadership: Leadership,
+        *,
+        now_ms: Callable[[], int],
+        reached: Reached = unnoticed,
+    ) -> None:
+        self._engine = engine
+        self._leadership = leadership
+        self._now_ms = now_ms
+        self._reached = reached
+
+    @property
+    def fence(self) -> int:
+        """The number under which this keeper writes; 0 while it stands by."""
+        return self._leadership.fence
+
+    async def take(self) -> bool:
+        """Become the active keeper, if there is none."""
+        return await asyncio.to_thread(self._leadership.take)
+
+    async def renew(self) -> None:
+        """Remain the active keeper."""
+        await asyncio.to_thread(self._leadership.renew)
+
+    async def leave(self) -> None:
+        """Stand by."""
+        await asyncio.to_thread(self._leadership.leave)
+
+    async def drain(self, batches: Mapping[int, Sequence[OutboxEntry]]) -> int:
+        """Write each partition's entries, with the position of the last; how many were new to the ledger."""
+
+        def write(connection: Connection) -> int:
+            self._reached(crash_points.DRAIN_BEGUN)
+            events = [entry.event for entries in batches.values() for entry in entries]
+            added = insert_events(connection, events)
+            self._reached(crash_points.EVENTS_INSERTED)
+            changed = project(connection, events)
+            if changed:
+                told = text("SELECT pg_notify(:channel, job) FROM unnest(CAST(:jobs AS text[])) AS job")
+                connection.execute(told, {"channel": CHANNEL, "jobs": changed})
+            self._reached(crash_points.JOBS_PROJECTED)
+            self._keep_positions(connection, {partition: entries[-1].id for partition, entries in batches.items()})
+            self._reached(crash_points.POSITIONS_KEPT)
+            return added
+
+        added = await self._write(write)
+        self._reached(crash_points.DRAIN_COMMITTED)
+        return added
+
+    async def start_over(self, partition: int) -> None:
+        """A store that lost its state counts its entries anew, so what was drained of it is drained."""
+        await self._write(lambda connection: self._keep_positions(connection, {partition: _START}))
+
+    async def make_partitions(self) -> list[int]:
+        """Make the ledger's next partitions; which months were new."""
+        return await self._write(lambda connection: make_partitions(connection, now_ms=self._now_ms()))
+
+    async def forget_jobs(self, *, finished_before_ms: int) -> int:
+        """Delete jobs and results that nobody may ask for any more; how many jobs."""
+        return await self._write(lambda connection: forget_jobs(connection, finished_before_ms=finished_before_ms))
+
+    async def epoch(self, organisation: str) -> int:
+        """The organisation's last epoch; 0 of one that never had any."""
+        statement = select(epochs.c.epoch).where(epochs.c.organisation == organisation)
+        return await self._read(lambda connection: connection.execute(statement).scalar() or 0)
+
+    async def keep_epoch(self, organisation: str, epoch: int) -> None:
+        """Remember an epoch before it begins, so that it is never used again."""
+        row = insert(epochs).values(organisation=organisation, epoch=epoch)
+        higher = func.greatest(epochs.c.epoch, row.excluded.epoch)
+        statement = row.on_conflict_do_update(index_elements=["organisation"], set_={"epoch": higher})
+        await self._write(lambda connection: connection.execute(statement))
+
+    async def newest_ms(self, organisation: str) -> int:
+        """When the organisation's newest row occurred; 0 if it has none."""
+        return await self._read(lambda connection: LedgerReads(connection).newest_ms(organisation))
+
+    async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
+        """See ``LedgerReads.window_sums``."""
+        return await self._read(lambda connection: LedgerReads(connection).window_sums(organisation, since_ms=since_ms))
+
+    async def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
+        """See ``LedgerReads.to_be_remembered``."""
+        return await self._read(
+            lambda connection: LedgerReads(connection).to_be_remembered(
+                organisation, now_ms=now_ms, remember_ms=remember_ms
+            )
+        )
+
+    async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
+        """The ledger's rows of one reservation, in order of time."""
+        return await self._read(lambda connection: LedgerReads(connection).of_reservations(organisation, [reservation]))
+
+    async def unsettled(self, *, finished_before_ms: int, count_max: int) -> list[Unsettled]:
+        """Results that the quota store has not acknowledged, oldest first."""
+        statement = (
+            select(results)
+            .where(_result.settled.is_(False), _result.finished_at_ms < finished_before_ms)
+            .order_by(_result.finished_at_ms)
+            .limit(count_max)
+        )
+
+        def read(connection: Connection) -> list[Unsettled]:
+            return [
+                Unsettled(
+                    row.job,
+                    row.organisation,
+                    None
+                    if row.usage_source is None
+                    else Usage(
+                        row.prompt_tokens, row.completion_tokens, row.cached_tokens, UsageSource(row.usage_source)
+                    ),
+                    row.arguments,
+                )
+                for row in connection.execute(statement)
+            ]
+
+        return await self._read(read)
+
+    async def mark_settled(self, job: str) -> None:
+        """The quota store, or the ledger, has what the result charges."""
+        await self._write(lambda connection: mark_settled(connection, job))
+
+    def _keep_positions(self, connection: Connection, entries: Mapping[int, str]) -> None:
+        now_ms = self._now_ms()
+        rows = [{"partition": each, "entry": entry, "drained_at_ms": now_ms} for each, entry in entries.items()]
+        row = insert(outbox_positions)
+        changes = {name: row.excluded[name] for name in ("entry", "drained_at_ms")}
+        connection.execute(row.on_conflict_do_update(index_elements=["partition"], set_=changes), rows)
+
+    async def _write(self, change: Callable[[Connection], T]) -> T:
+        fence = self._leadership.fence
+
+        def run() -> T:
+            with fenced(self._engine, fence) as connection:
+                return change(connection)
+
+        return await asyncio.to_thread(run)
+
+    async def _read(self, ask: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with self._engine.connect() as connection:
+                return ask(connection)
+
+        return await asyncio.to_thread(run)
