@@ -54,7 +54,8 @@ class Cluster(Program):
         super().start()
         self.keys = make_keys(self.configuration, Places(self.data))
         for key in self.keys.values():
-            until(lambda key=key: self.client(key).get("/v1/models").status_code == 200)
+            with self.client(key) as client:
+                until(lambda client=client: client.get("/v1/models").status_code == 200)
 
     def is_ready(self) -> bool:
         return (self.data / "serve.json").exists()

@@ -9,18 +9,22 @@ from contextlib import contextmanager
 from sqlalchemy import Engine
 
 from penstock.adapters.postgresql import database as postgresql
+from penstock.adapters.postgresql.database import CONNECTIONS_MAX
 from penstock.adapters.sql import database as sqlite
 from penstock.config import Configuration
 from penstock.wiring.places import Places
 from penstock.wiring.stores import Role, Service, address
 
 
-def cluster_engine(configuration: Configuration, role: Role | None) -> Engine:
+def cluster_engine(
+    configuration: Configuration, role: Role | None, *, options: str = "", connections_max: int = CONNECTIONS_MAX
+) -> Engine:
     """An engine on the cluster's PostgreSQL.
 
     Args:
         configuration: With stores.
         role: What the process is; None for ``penstock setup``.
+        options: Settings of each session, as PostgreSQL's ``-c name=value``.
 
     Raises:
         ConfigurationError: A reference leads nowhere.
@@ -32,6 +36,8 @@ def cluster_engine(configuration: Configuration, role: Role | None) -> Engine:
         password=found.password,
         ca=None if found.ca is None else str(found.ca),
         application=f"penstock {role or 'setup'}",
+        options=options,
+        connections_max=connections_max,
     )
 
 

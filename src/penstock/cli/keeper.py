@@ -1,0 +1,47 @@
+"""``penstock keeper``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+import uvloop
+
+from penstock.api.server import stop_on_signals
+from penstock.cli import app
+from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles
+from penstock.config import Configuration, load
+from penstock.wiring.keeping import run_keeper
+
+OPERATIONS_PORT = 8083
+
+
+@app.command()
+def keeper(
+    config: ConfigurationFiles = DEFAULT_FILES,
+    operations_host: Annotated[str, typer.Option(help="Address of metrics and health.")] = "127.0.0.1",
+    operations_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Metrics and health; 0 for a free one.")
+    ] = OPERATIONS_PORT,
+) -> None:
+    """Carry what the quota decided into the ledger, and keep the quota in order.
+
+    Drains Redis's outbox into PostgreSQL, each event once; rolls usage up by hour and day; defines limits and keys
+    after each change; expires what is overdue; settles results that nobody settled.
+
+    Run as many as you like: one is active, by a lock in PostgreSQL, and the others stand by. A kill at any moment costs
+    the time until another takes over, and nothing else: what was not drained is still in Redis.
+
+        penstock keeper -c penstock.yaml
+    """
+    uvloop.run(_keep(load(config), operations_host, operations_port))
+
+
+async def _keep(configuration: Configuration, host: str, port: int) -> None:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    await run_keeper(
+        configuration, host=host, port=port, stop=stop,
+        started=lambda url: typer.echo(f"penstock keeper; metrics and health on {url}", err=True),
+    )  # fmt: skip

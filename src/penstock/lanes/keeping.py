@@ -1,0 +1,379 @@
+"""The keeper's work: events into the ledger, definitions and sweeps into the quota store, loose ends of jobs tied up.
+
+One is active, any number stand by. What it does is done in loops that know nothing of each other; the first one that
+learns that another keeper took over ends them all, and this one stands by again.
+
+::
+
+    stand by -> take -> drain | renew | govern | tidy -> deposed, or the database is away -> stand by
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from penstock.errors import Deposed, StoreUnavailable
+from penstock.ports import Clock, QuotaStore
+from penstock.quota.definitions import Definitions
+from penstock.quota.events import Event, EventKind, Usage
+from penstock.quota.operations import (
+    Define,
+    Done,
+    Duplicate,
+    Inspect,
+    NotReady,
+    Post,
+    Ready,
+    Refused,
+    Reserve,
+    Settle,
+    Settled,
+    Sweep,
+    Unknown,
+    Void,
+)
+
+TAKE_EVERY_S: Final = 1.0
+IDLE_S: Final = 0.05
+GOVERN_EVERY_S: Final = 1.0
+TIDY_EVERY_S: Final = 5.0
+UNSETTLED_AFTER_MS: Final = 10_000
+UNSETTLED_MAX: Final = 100
+SWEEP_COUNT_MAX: Final = 256
+READ_MAX: Final = 1_000
+"""Of each partition at a time."""
+
+log = logging.getLogger("penstock.lanes.keeping")
+
+
+class Entry(Protocol):
+    """One event of a partition's outbox."""
+
+    @property
+    def id(self) -> str:
+        """Grows within the partition."""
+        ...
+
+    @property
+    def event(self) -> Event:
+        """What happened."""
+        ...
+
+
+class Outbox(Protocol):
+    """Events on their way to the ledger, by partition, oldest first."""
+
+    async def read(self, *, count_max: int) -> Mapping[int, Sequence[Entry]]:
+        """The first entries of each partition that has any."""
+        ...
+
+    async def trim(self, through: Mapping[int, str]) -> int:
+        """Remove each partition's entries up to and including an id."""
+        ...
+
+
+class UnsettledResult(Protocol):
+    """A stored result whose usage the quota store has not acknowledged."""
+
+    @property
+    def job(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def organisation(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """To be settled; None: to be voided."""
+        ...
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of its reserve."""
+        ...
+
+
+class Books(Protocol):
+    """What the active keeper writes, each thing in one fenced transaction.
+
+    Every method raises ``Deposed`` if another keeper took over, ``StoreUnavailable`` without a database.
+    """
+
+    async def take(self) -> bool:
+        """Become the active keeper, if there is none."""
+        ...
+
+    async def renew(self) -> None:
+        """Remain the active keeper."""
+        ...
+
+    async def leave(self) -> None:
+        """Stand by."""
+        ...
+
+    async def drain(self, batches: Mapping[int, Sequence[Any]]) -> int:
+        """Write entries and positions; how many events were new."""
+        ...
+
+    async def epoch(self, organisation: str) -> int:
+        """The last epoch; 0 of an organisation that never had any."""
+        ...
+
+    async def keep_epoch(self, organisation: str, epoch: int) -> None:
+        """Remember an epoch before it begins."""
+        ...
+
+    async def newest_ms(self, organisation: str) -> int:
+        """When the newest row occurred; 0 if there is none."""
+        ...
+
+    async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
+        """The ledger's rows of one reservation."""
+        ...
+
+    async def unsettled(self, *, finished_before_ms: int, count_max: int) -> Sequence[UnsettledResult]:
+        """Results that were not acknowledged, oldest first."""
+        ...
+
+    async def mark_settled(self, job: str) -> None:
+        """A result's usage is acknowledged."""
+        ...
+
+    async def make_partitions(self) -> list[int]:
+        """Make the ledger's next partitions; which months were new."""
+        ...
+
+    async def forget_jobs(self, *, finished_before_ms: int) -> int:
+        """Delete jobs that nobody may ask for any more."""
+        ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a keeper did, for its metrics.
+
+    Args:
+        is_active: It is the one that writes.
+        drained: Events that were new to the ledger.
+        repeated: Events that the ledger had already.
+        lag_ms: Age of the oldest event of the last batch when it was written.
+        expired: Reservations that its sweeps ended.
+    """
+
+    is_active: bool = False
+    terms: int = 0
+    drained: int = 0
+    repeated: int = 0
+    lag_ms: int = 0
+    expired: int = 0
+    failures: int = 0
+    not_ready: dict[str, str] = field(default_factory=dict)
+
+
+class Keeper:
+    """One keeper.
+
+    Args:
+        definitions: What governs each organisation with its keys, and the version; asked once a second.
+        results_ms: How long jobs and their results are kept.
+        lease_s: A keeper that is silent for so long is deposed.
+        reached: Told of each named point between two writes; for tests.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        outbox: Outbox,
+        quota: QuotaStore,
+        clock: Clock,
+        definitions: Callable[[], Awaitable[tuple[int, Mapping[str, Definitions]]]],
+        *,
+        results_ms: int,
+        lease_s: float,
+        reached: Callable[[str], None] = lambda _: None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._books = books
+        self._outbox = outbox
+        self._quota = quota
+        self._clock = clock
+        self._definitions = definitions
+        self._results_ms = results_ms
+        self._lease_s = lease_s
+        self._reached = reached
+        self._pause = pause
+        self._defined: dict[str, int] = {}
+        self.tally = Tally()
+
+    async def run(self) -> None:
+        """Stand by, work, stand by again, until cancelled."""
+        try:
+            while True:
+                try:
+                    if await self._books.take():
+                        await self._work()
+                except (Deposed, StoreUnavailable) as error:
+                    self.tally.failures += 1
+                    log.warning("the keeper stands by", extra={"why": error.message})
+                self.tally.is_active = False
+                await self._pause(TAKE_EVERY_S)
+        finally:
+            self.tally.is_active = False
+            await asyncio.shield(self._books.leave())
+
+    async def _work(self) -> None:
+        """Every loop, until one of them says that this is over."""
+        self.tally.is_active = True
+        self.tally.terms += 1
+        self._defined.clear()
+        log.info("the keeper is active", extra={"term": self.tally.terms})
+        loops = [asyncio.create_task(loop()) for loop in (self._renew, self._drain, self._govern, self._tidy)]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in loops:
+                each.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        for each in done:
+            each.result()
+
+    async def _renew(self) -> None:
+        while True:
+            await self._pause(self._lease_s / 4)
+            await self._books.renew()
+
+    async def _drain(self) -> None:
+        """Read, write, remove: killed between any two of these, the next one reads again and writes nothing twice."""
+        while True:
+            try:
+                batches = await self._outbox.read(count_max=READ_MAX)
+                if batches:
+                    await self._drain_once(batches)
+                else:
+                    self.tally.lag_ms = 0
+                    await self._pause(IDLE_S)
+            except StoreUnavailable as error:
+                await self._wait_for_store("events stay in the outbox", error)
+
+    async def _drain_once(self, batches: Mapping[int, Sequence[Entry]]) -> None:
+        self._reached("events-read")
+        oldest_ms = min(entries[0].event.occurred_at_ms for entries in batches.values())
+        added = await self._books.drain(batches)
+        self.tally.drained += added
+        self.tally.repeated += sum(map(len, batches.values())) - added
+        self.tally.lag_ms = max(0, self._clock.now_ms() - oldest_ms)
+        await self._outbox.trim({partition: entries[-1].id for partition, entries in batches.items()})
+        self._reached("outbox-trimmed")
+
+    async def _govern(self) -> None:
+        """Every organisation defined at its newest version and ready, and what is due in it expired."""
+        while True:
+            try:
+                version, organisations = await self._definitions()
+                for name, definitions in organisations.items():
+                    if self._defined.get(name) != version:
+                        await self._define(name, version, definitions)
+                    await self._sweep(name)
+            except StoreUnavailable as error:
+                self._defined.clear()  # the store may come back without them
+                await self._wait_for_store("nothing is swept", error)
+            await self._pause(GOVERN_EVERY_S)
+
+    async def _define(self, name: str, version: int, definitions: Definitions) -> None:
+        answer = await self._quota.apply(
+            Define(organisation=name, caller_now_ms=self._clock.now_ms(), version=version, definitions=definitions)
+        )
+        if isinstance(answer, Refused):
+            log.error("definitions refused", extra={"organisation": name, "why": answer.why})
+        self._defined[name] = version
+
+    async def _sweep(self, name: str) -> None:
+        answer = await self._quota.apply(
+            Sweep(organisation=name, caller_now_ms=self._clock.now_ms(), count_max=SWEEP_COUNT_MAX)
+        )
+        if isinstance(answer, NotReady):
+            self._defined.pop(name, None)
+            await self._begin(name)
+        else:
+            self.tally.expired += answer.count
+            self.tally.not_ready.pop(name, None)
+
+    async def _begin(self, name: str) -> None:
+        """Declare an organisation ready that has no state; only one that the ledger never charged may begin at 0."""
+        if await self._books.newest_ms(name):
+            if name not in self.tally.not_ready:
+                log.error("the quota store lost an organisation's state", extra={"organisation": name})
+            self.tally.not_ready[name] = "its state is lost; restore the store's file, its requests get 503 until then"
+            return
+        epoch = await self._books.epoch(name) + 1
+        await self._books.keep_epoch(name, epoch)
+        answer = await self._quota.apply(Ready(organisation=name, caller_now_ms=self._clock.now_ms(), epoch=epoch))
+        log.info("an organisation begins", extra={"organisation": name, "epoch": epoch, "answer": str(answer)})
+
+    async def _tidy(self) -> None:
+        """What may take a while: results that nobody settled, partitions to come, jobs to forget."""
+        while True:
+            try:
+                now_ms = self._clock.now_ms()
+                for result in await self._books.unsettled(
+                    finished_before_ms=now_ms - UNSETTLED_AFTER_MS, count_max=UNSETTLED_MAX
+                ):
+                    await self._settle(result)
+                await self._books.make_partitions()
+                await self._books.forget_jobs(finished_before_ms=now_ms - self._results_ms)
+            except StoreUnavailable as error:
+                await self._wait_for_store("results wait to be settled", error)
+            await self._pause(TIDY_EVERY_S)
+
+    async def _settle(self, result: UnsettledResult) -> None:
+        """As the collector does, or by force if the store does not know the job and the ledger has not charged it."""
+        now_ms = self._clock.now_ms()
+        ending: Settle | Void
+        if result.usage is None:
+            ending = Void(organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job)
+            answer: Any = await self._quota.apply(ending)
+        else:
+            ending = Settle(
+                organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job, usage=result.usage
+            )
+            answer = await self._quota.apply(ending)
+            if isinstance(answer, Unknown):
+                answer = await self._post(result, result.usage)
+        if isinstance(answer, Settled | Done | Duplicate | Unknown):
+            await self._books.mark_settled(result.job)
+
+    async def _post(self, result: UnsettledResult, usage: Usage) -> Any:
+        rows = await self._books.of_reservation(result.organisation, result.job)
+        if any(row.kind in (EventKind.POSTED, EventKind.LATE, EventKind.VOIDED) for row in rows):
+            return Done()  # it was settled, and long enough ago to be forgotten by the store
+        if await self._outbox.read(count_max=1):
+            return NotReady()  # the ledger may not know all yet; asked again in a while
+        inspected = await self._quota.apply(
+            Inspect(organisation=result.organisation, caller_now_ms=self._clock.now_ms())
+        )
+        if isinstance(inspected, NotReady):
+            return inspected
+        expired = next((row for row in rows if row.kind is EventKind.EXPIRED), None)
+        return await self._quota.apply(
+            Post(
+                organisation=result.organisation,
+                caller_now_ms=self._clock.now_ms(),
+                arguments=msgspec.convert(result.arguments, Reserve),
+                usage=usage,
+                already_charged=expired,
+            )
+        )
+
+    async def _wait_for_store(self, what: str, error: StoreUnavailable) -> None:
+        self.tally.failures += 1
+        log.warning(what, extra={"why": error.message})
+        await self._pause(1.0)

@@ -1,0 +1,93 @@
+"""``penstock keeper``: the keeper's work on Redis and PostgreSQL, and its operations port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from penstock.adapters.observing.keeping import KeeperMetrics
+from penstock.adapters.postgresql.crash_points import CRASH_POINTS, unnoticed
+from penstock.adapters.postgresql.keeping import KeeperStore
+from penstock.adapters.postgresql.leading import Leadership, session_options
+from penstock.adapters.sql.definitions import read_definitions
+from penstock.adapters.sql.keys import Keys
+from penstock.api.operations import operations_application
+from penstock.api.server import bind, serve
+from penstock.config import Configuration
+from penstock.errors import ConfigurationError
+from penstock.lanes.keeping import Keeper
+from penstock.quota.definitions import Definitions
+from penstock.wiring.clock import SystemClock
+from penstock.wiring.crash import VARIABLE, crash_from
+from penstock.wiring.database import cluster_engine
+from penstock.wiring.governing import Governing
+from penstock.wiring.listening import cancelled
+from penstock.wiring.quota import open_outbox, open_quota
+from penstock.wiring.running import local_url
+from penstock.wiring.stores import Role
+
+LEASE_S = 10.0
+
+
+async def run_keeper(
+    configuration: Configuration, *, host: str, port: int, stop: asyncio.Event, started: Callable[[str], None]
+) -> None:
+    """Keep until ``stop`` is set.
+
+    Args:
+        port: Of the operations port; 0 for a free one.
+        started: Told the operations port's URL.
+
+    Raises:
+        ConfigurationError: There are no stores, a secret is missing, Redis cannot be trusted, or the address is taken.
+        StoreUnavailable: A service cannot be reached.
+    """
+    if configuration.stores is None:
+        raise ConfigurationError(
+            ("stores: not given, and the embedded default keeps its ledger by itself; see `penstock serve`",)
+        )
+    clock = SystemClock()
+    async with AsyncExitStack() as parts:
+        door = parts.enter_context(bind(host, port, setting="--operations-port"))
+        engine = cluster_engine(configuration, Role.KEEPER)
+        options = session_options(LEASE_S)
+        lock = cluster_engine(configuration, Role.KEEPER, options=options, connections_max=1)
+        writes = cluster_engine(configuration, Role.KEEPER, options=options, connections_max=1)
+        for each in (engine, lock, writes):
+            parts.callback(each.dispose)
+        quota = await parts.enter_async_context(open_quota(configuration, Role.KEEPER))
+        outbox = await parts.enter_async_context(open_outbox(configuration, Role.KEEPER))
+        reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed
+        leadership = Leadership(lock, process=f"{socket.gethostname()}:{os.getpid()}", now_ms=clock.now_ms)
+        governing = await asyncio.to_thread(Governing, partial(read_definitions, engine), Keys(engine), clock)
+        keeper = Keeper(
+            KeeperStore(writes, leadership, now_ms=clock.now_ms, reached=reached),
+            outbox,
+            quota,
+            clock,
+            partial(_definitions, governing),
+            results_ms=configuration.queue.results_ms,
+            lease_s=LEASE_S,
+            reached=reached,
+        )
+        parts.push_async_callback(cancelled, asyncio.create_task(keeper.run()))
+        registry = CollectorRegistry()
+        registry.register(KeeperMetrics(keeper.tally))
+
+        async def readiness() -> tuple[str, ...]:
+            return () if quota.failure is None else (f"Redis cannot be used: {quota.failure}",)
+
+        operations = operations_application(metrics=lambda: generate_latest(registry), readiness=readiness, audit=None)
+        url = local_url(host, door.getsockname()[1])
+        await serve(operations, door, stop=stop, started=lambda: started(url), shutdown_s=1.0)
+
+
+async def _definitions(governing: Governing) -> tuple[int, Mapping[str, Definitions]]:
+    await asyncio.to_thread(governing.read)
+    return governing.version, governing.current
