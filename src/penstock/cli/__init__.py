@@ -6,9 +6,11 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from penstock import __version__
 from penstock.errors import ConfigurationError, PenstockError
 
 app = typer.Typer(
@@ -21,8 +23,18 @@ app = typer.Typer(
 )
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def penstock() -> None:
+def penstock(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """ML inference for many tenants, with exact token quotas, billed from a ledger."""
 
 
