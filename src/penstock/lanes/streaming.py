@@ -14,7 +14,7 @@ would be left behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, Final
 
 from penstock.errors import PenstockError, StoreUnavailable, UpstreamError
@@ -44,7 +44,7 @@ class AnswerStream(AsyncGenerator[bytes, None]):
     """
 
     __slots__ = (
-        "_admission", "_called", "_chunks", "_extend_above", "_first", "_is_over", "_overrun", "_pieces",
+        "_admission", "_called", "_chunks", "_extend_above", "_first", "_has_begun", "_is_over", "_overrun", "_pieces",
         "_prompt_tokens", "_splitter", "_store",
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ class AnswerStream(AsyncGenerator[bytes, None]):
             name=model.name, include_usage=request.include_usage, bytes_per_token=model.bytes_per_token
         )
         self._first = b""
-        self._is_over = False
+        self._has_begun = self._is_over = False
         self._prompt_tokens = 0
         self._extend_above = self._hold_allows()
         admission.progress = self._progress
@@ -71,32 +71,11 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         Raises:
             UpstreamError: And the reservation has ended.
         """
-        try:
-            self._first = await self._advance()
-        except UpstreamError as error:
-            raise await self._fail(error) from error
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
+        self._first = await self._advance()
+        self._has_begun = True
 
-    async def __anext__(self) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        if self._is_over:
-            await self._drain()
-            raise StopAsyncIteration
-        try:
-            return await self._advance()
-        except UpstreamError as error:
-            shown = await self._fail(error)
-            record = self._admission.request.record
-            record.outcome = "cancelled" if self._admission.is_cancelled else "upstream_error"
-            record.error = type(error).__name__
-            return error_event(shown.message, record.outcome)
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        return self._beside() if self._first or self._is_over else self._advance()
 
     async def asend(self, value: None) -> bytes:
         """See ``AsyncGenerator``; the value is not used."""
@@ -120,26 +99,51 @@ class AnswerStream(AsyncGenerator[bytes, None]):
 
     # --- one step --------------------------------------------------------------------------------------------
 
+    async def _beside(self) -> bytes:
+        """What is not read from the server: the first events once more, and the end."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        await self._drain()
+        raise StopAsyncIteration
+
     async def _advance(self) -> bytes:
+        """The next events. Each of a model's tokens passes here: no call that is not needed."""
         chunks = self._chunks
-        while True:
-            if chunks.failure is not None:
-                raise chunks.failure
-            try:
-                piece = await self._pieces.__anext__()
-            except StopAsyncIteration:
-                return await self._finish_without_done()
-            shown = chunks.feed(self._splitter.feed(piece))
-            if chunks.is_done:
-                return shown + await self._finish()
-            record = self._admission.request.record
-            if record.chunks == 0 and chunks.events:
-                record.first_token_ms = (self._admission.clock.monotonic_s() - record.received_at_s) * 1000
-            record.chunks = chunks.events
-            if chunks.tokens > self._extend_above and not await self._extend():
-                return shown + await self._stop()
-            if shown:
-                return shown
+        try:
+            while True:
+                if chunks.failure is not None:
+                    raise chunks.failure
+                try:
+                    piece = await self._pieces.__anext__()
+                except StopAsyncIteration:
+                    return await self._finish_without_done()
+                shown = chunks.feed(self._splitter.feed(piece))
+                if chunks.is_done:
+                    return shown + await self._finish()
+                record = self._admission.request.record
+                if record.chunks == 0 and chunks.events:
+                    record.first_token_ms = (self._admission.clock.monotonic_s() - record.received_at_s) * 1000
+                record.chunks = chunks.events
+                if chunks.tokens > self._extend_above and not await self._extend():
+                    return shown + await self._stop()
+                if shown:
+                    return shown
+        except UpstreamError as error:
+            return await self._broken(error)
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+
+    async def _broken(self, error: UpstreamError) -> bytes:
+        """Raise while the answer has not begun; after that it is an event."""
+        shown = await self._fail(error)
+        if not self._has_begun:
+            raise shown from error
+        record = self._admission.request.record
+        record.outcome = "cancelled" if self._admission.is_cancelled else "upstream_error"
+        record.error = type(error).__name__
+        return error_event(shown.message, record.outcome)
 
     async def _finish_without_done(self) -> bytes:
         """The body ended without ``[DONE]``."""

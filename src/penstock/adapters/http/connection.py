@@ -45,7 +45,7 @@ class Response:
         while self.status == 0:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._arrival()
 
     async def read(self, bytes_max: int) -> bytes:
         """The whole body, see ``UpstreamResponse.read``."""
@@ -75,7 +75,7 @@ class Response:
                 raise self._error
             if self._complete:
                 raise StopAsyncIteration
-            await self._wait()
+            await self._arrival()
         pieces = self._pieces
         self._pieces = []
         self._buffered = 0
@@ -89,13 +89,10 @@ class Response:
         if self._connection is not None:
             self._connection.fail(UpstreamBroken("the answer was closed before its end"))
 
-    async def _wait(self) -> None:
+    def _arrival(self) -> asyncio.Future[None]:
         assert self._connection is not None
-        self._waiter = self._connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._connection.loop.create_future()
+        return waiter
 
     # --- told by the connection ------------------------------------------------------------------------------
 
@@ -115,8 +112,11 @@ class Response:
 
     def wake(self) -> None:
         """Let the reader look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():  # its reader was cancelled
+                waiter.set_result(None)
 
 
 class Connection(asyncio.Protocol):
