@@ -55,14 +55,15 @@ class Bento:
         self._environment = {**environment, "PENSTOCK_OPERATIONS_ADDRESS": f"127.0.0.1:{self.operations_port}"}
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, is_up: Callable[[], bool] | None = None) -> None:
+        """Start, and wait until it is up: ready, unless said otherwise."""
         command = [found_bento(), "-r", str(RESOURCES), "-c", str(CONFIGURATIONS / f"{self.stream}.yaml")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, **self._environment},
             )  # fmt: skip
-        wait_until(self.is_ready, self.process, self.log, bound_s=30)
+        wait_until(is_up or self.is_ready, self.process, self.log, bound_s=30)
 
     def is_ready(self) -> bool:
         return answers_200(f"http://127.0.0.1:{self.operations_port}/ready")
