@@ -75,6 +75,7 @@ class Executor:
     Args:
         caller: The one of this process, since it knows which servers work.
         models: By the name that clients use.
+        is_alone: No other process runs jobs, so a lease that is still held was this one's before it died.
         sleep: Waits so many seconds; tests pass their own.
     """
 
@@ -86,9 +87,11 @@ class Executor:
         models: Mapping[str, ServedModel],
         *,
         observer: Observer,
+        is_alone: bool = False,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._quota = quota
+        self._is_alone = is_alone
         self._caller = caller
         self._clock = clock
         self._models = models

@@ -65,7 +65,7 @@ async def embedded_queue(
         StoreUnavailable: What an earlier process left cannot be read.
     """
     settings = configuration.queue
-    executor = Executor(quota, lane.caller, clock, lane.models, observer=observer)
+    executor = Executor(quota, lane.caller, clock, lane.models, observer=observer, is_alone=True)
     queue = Queue(quota, jobs, executor.execute, clock, concurrency=settings.concurrency, reached=reached)
     retries = RetryInProcess(quota)
     settling = Settling(quota, retries)
