@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 
@@ -23,20 +24,26 @@ def test_a_loop_that_was_held_up_does_not_blame_redis(
     async def run() -> bytes:
         loop = asyncio.get_running_loop()
         _, wire = await loop.create_connection(lambda: Wire(bound_s=BOUND_S), "127.0.0.1", service.port)
+        here, there = socket.socketpair()
+        loop.add_reader(here, hold_up, here)
         reply = wire.send(pack("PING"))
-        loop.call_soon(hold_up)  # after the write
+        loop.call_soon(there.send, b".")  # after the write; Redis answers while this is being read
         try:
             found: bytes = await reply
             return found
         finally:
             wire.close()
+            loop.remove_reader(here)
+            here.close()
+            there.close()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(run()) == b"PONG"
 
 
-def hold_up() -> None:
+def hold_up(readable: socket.socket) -> None:
     """Keep the loop busy for longer than a reply may take."""
+    readable.recv(1)
     until_s = time.monotonic() + 2 * BOUND_S
     while time.monotonic() < until_s:
         pass
