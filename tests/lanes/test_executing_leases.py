@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.lanes.executing import Dropped
+from penstock.lanes.executing import Dropped, Executor
 from penstock.lanes.jobs import JobStatus
 from penstock.quota.events import EventKind, Usage
 from penstock.quota.model import Organisation
@@ -176,6 +176,27 @@ def test_job_of_an_executor_that_died_is_run_again_after_10_s_and_billed_once() 
             assert queue.charge(job, result) == (7, 3)
             (*_, end) = queue.store.ends()
             assert end.kind is EventKind.POSTED
+
+    asyncio.run(main())
+
+
+def test_job_of_a_process_that_died_alone_is_run_again_at_once() -> None:
+    async def main() -> None:
+        serve, writers = holding()
+        async with queued(serve) as queue:
+            job = queue.accept()
+            first = await _running(queue, writers, job)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            alone = Executor(
+                queue.store, queue.stage.lane.caller, queue.clock, queue.stage.lane.models,
+                observer=queue.stage.health, is_alone=True, sleep=queue.sleep,
+            )  # fmt: skip
+            second = asyncio.create_task(alone.execute(job))
+            await until(lambda: len(writers) == 2)
+            writers[1].write(ANSWER)
+            assert queue.charge(job, await queue.finish(second)) == (7, 3)
 
     asyncio.run(main())
 

@@ -105,7 +105,7 @@ class Executor:
         except ValueError as error:
             return Poison(f"this is no job: {error}")
         try:
-            if not await is_left_alone(self._quota, self._clock, job, self._sleep):
+            if not (self._is_alone or await is_left_alone(self._quota, self._clock, job, self._sleep)):
                 return Later(ELSEWHERE_MS, "another executor works on it")
             outcome = await self._acquire(job)
         except StoreUnavailable as error:
