@@ -47,6 +47,7 @@ TESTS_OF_NO_LAYER = frozenset(
         "docs",
         "docs_commands",
         "docs_rules",
+        "examples",
         "tidy",
         "tidy_rules",
         "wheel",
