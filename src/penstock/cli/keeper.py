@@ -12,7 +12,8 @@ from penstock.api.server import stop_on_signals
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles
 from penstock.config import Configuration, load
-from penstock.wiring.keeping import run_keeper
+from penstock.quota.state import LEASE_MS
+from penstock.wiring.keeping import LEASE_S, run_keeper
 
 OPERATIONS_PORT = 8083
 
@@ -24,24 +25,32 @@ def keeper(
     operations_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Metrics and health; 0 for a free one.")
     ] = OPERATIONS_PORT,
+    lease_s: Annotated[
+        float, typer.Option(min=2, help="A keeper that hangs for so many seconds is replaced by one that stands by.")
+    ] = LEASE_S,
+    rebuild_s: Annotated[
+        float,
+        typer.Option(min=0, help="After Redis lost its state: seconds in which running requests may claim theirs."),
+    ] = LEASE_MS / 1000,
 ) -> None:
     """Carry what the quota decided into the ledger, and keep the quota in order.
 
     Drains Redis's outbox into PostgreSQL, each event once; rolls usage up by hour and day; defines limits and keys
-    after each change; expires what is overdue; settles results that nobody settled.
+    after each change; expires what is overdue; settles results that nobody settled; rebuilds Redis from the ledger
+    after a loss.
 
     Run as many as you like: one is active, by a lock in PostgreSQL, and the others stand by. A kill at any moment costs
     the time until another takes over, and nothing else: what was not drained is still in Redis.
 
         penstock keeper -c penstock.yaml
     """
-    uvloop.run(_keep(load(config), operations_host, operations_port))
+    uvloop.run(_keep(load(config), operations_host, operations_port, lease_s, rebuild_s))
 
 
-async def _keep(configuration: Configuration, host: str, port: int) -> None:
+async def _keep(configuration: Configuration, host: str, port: int, lease_s: float, rebuild_s: float) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
     await run_keeper(
-        configuration, host=host, port=port, stop=stop,
+        configuration, host=host, port=port, lease_s=lease_s, rebuild_s=rebuild_s, stop=stop,
         started=lambda url: typer.echo(f"penstock keeper; metrics and health on {url}", err=True),
     )  # fmt: skip

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from penstock.errors import Deposed, StoreUnavailable
+from penstock.lanes.rebuilding import Rebuilder
 from penstock.ports import Clock, QuotaStore
 from penstock.quota.definitions import Definitions
 from penstock.quota.events import Event, EventKind, Usage
@@ -29,7 +30,6 @@ from penstock.quota.operations import (
     Inspect,
     NotReady,
     Post,
-    Ready,
     Refused,
     Reserve,
     Settle,
@@ -124,18 +124,6 @@ class Books(Protocol):
         """Write entries and positions; how many events were new."""
         ...
 
-    async def epoch(self, organisation: str) -> int:
-        """The last epoch; 0 of an organisation that never had any."""
-        ...
-
-    async def keep_epoch(self, organisation: str, epoch: int) -> None:
-        """Remember an epoch before it begins."""
-        ...
-
-    async def newest_ms(self, organisation: str) -> int:
-        """When the newest row occurred; 0 if there is none."""
-        ...
-
     async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
         """The ledger's rows of one reservation."""
         ...
@@ -167,6 +155,7 @@ class Tally:
         repeated: Events that the ledger had already.
         lag_ms: Age of the oldest event of the last batch when it was written.
         expired: Reservations that its sweeps ended.
+        rebuilding: Organisations whose state was lost, and that admit nothing yet.
     """
 
     is_active: bool = False
@@ -176,7 +165,7 @@ class Tally:
     lag_ms: int = 0
     expired: int = 0
     failures: int = 0
-    not_ready: dict[str, str] = field(default_factory=dict)
+    rebuilding: int = 0
 
 
 class Keeper:
@@ -196,6 +185,7 @@ class Keeper:
         quota: QuotaStore,
         clock: Clock,
         definitions: Callable[[], Awaitable[tuple[int, Mapping[str, Definitions]]]],
+        rebuilder: Rebuilder,
         *,
         results_ms: int,
         lease_s: float,
@@ -207,6 +197,7 @@ class Keeper:
         self._quota = quota
         self._clock = clock
         self._definitions = definitions
+        self._rebuilder = rebuilder
         self._results_ms = results_ms
         self._lease_s = lease_s
         self._reached = reached
@@ -235,6 +226,7 @@ class Keeper:
         self.tally.is_active = True
         self.tally.terms += 1
         self._defined.clear()
+        self._rebuilder.begin()
         log.info("the keeper is active", extra={"term": self.tally.terms})
         loops = [asyncio.create_task(loop()) for loop in (self._renew, self._drain, self._govern, self._tidy)]
         try:
@@ -282,7 +274,7 @@ class Keeper:
                 for name, definitions in organisations.items():
                     if self._defined.get(name) != version:
                         await self._define(name, version, definitions)
-                    await self._sweep(name)
+                    await self._sweep(name, version, definitions)
             except StoreUnavailable as error:
                 self._defined.clear()  # the store may come back without them
                 await self._wait_for_store("nothing is swept", error)
@@ -296,28 +288,19 @@ class Keeper:
             log.error("definitions refused", extra={"organisation": name, "why": answer.why})
         self._defined[name] = version
 
-    async def _sweep(self, name: str) -> None:
+    async def _sweep(self, name: str, version: int, definitions: Definitions) -> None:
         answer = await self._quota.apply(
             Sweep(organisation=name, caller_now_ms=self._clock.now_ms(), count_max=SWEEP_COUNT_MAX)
         )
-        if isinstance(answer, NotReady):
-            self._defined.pop(name, None)
-            await self._begin(name)
-        else:
+        is_lost = isinstance(answer, NotReady)
+        if not isinstance(answer, NotReady):
             self.tally.expired += answer.count
-            self.tally.not_ready.pop(name, None)
+        await self._rebuilder.tend(name, version, definitions, is_lost=is_lost, drain=self._drain_all)
+        self.tally.rebuilding = len(self._rebuilder.under_way)
 
-    async def _begin(self, name: str) -> None:
-        """Declare an organisation ready that has no state; only one that the ledger never charged may begin at 0."""
-        if await self._books.newest_ms(name):
-            if name not in self.tally.not_ready:
-                log.error("the quota store lost an organisation's state", extra={"organisation": name})
-            self.tally.not_ready[name] = "its state is lost; restore the store's file, its requests get 503 until then"
-            return
-        epoch = await self._books.epoch(name) + 1
-        await self._books.keep_epoch(name, epoch)
-        answer = await self._quota.apply(Ready(organisation=name, caller_now_ms=self._clock.now_ms(), epoch=epoch))
-        log.info("an organisation begins", extra={"organisation": name, "epoch": epoch, "answer": str(answer)})
+    async def _drain_all(self) -> None:
+        while batches := await self._outbox.read(count_max=READ_MAX):
+            await self._drain_once(batches)
 
     async def _tidy(self) -> None:
         """What may take a while: results that nobody settled, partitions to come, jobs to forget."""

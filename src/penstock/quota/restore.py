@@ -13,12 +13,14 @@ from heapq import heapify
 from penstock.quota.admitting import plan_for
 from penstock.quota.charging import held_amounts
 from penstock.quota.counters import CONCURRENCY, WINDOW, Counter, new_counter
-from penstock.quota.definitions import Definitions
+from penstock.quota.definitions import Definitions, Kind
 from penstock.quota.events import Event, EventKind
-from penstock.quota.limits import limit_id, parse_limit_id
+from penstock.quota.limits import DAY_MS, limit_id, parse_limit_id, window_ends_ms, window_id
 from penstock.quota.model import Organisation
 from penstock.quota.operations import Lane, State
 from penstock.quota.state import REMEMBER_MS, Reservation
+
+LONGEST_WINDOW_MS = 31 * DAY_MS  # of limits that are no longer defined
 
 _STATES = {
     EventKind.POSTED: State.POSTED,
@@ -26,6 +28,16 @@ _STATES = {
     EventKind.EXPIRED: State.EXPIRED,
     EventKind.LATE: State.LATE,
 }
+
+
+def current_since_ms(definitions: Definitions, now_ms: int) -> int:
+    """When the oldest window that is current began: the ledger's rows before it are in no counter."""
+    since_ms = now_ms - LONGEST_WINDOW_MS
+    for limit in definitions.limits:
+        if limit.kind is Kind.WINDOW:
+            window = window_id(limit.period_ms, limit.anchor_ms, now_ms)
+            since_ms = min(since_ms, window_ends_ms(limit.period_ms, limit.anchor_ms, window - 1))
+    return since_ms
 
 
 def restore(

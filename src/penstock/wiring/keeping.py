@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock.adapters.observing.keeping import KeeperMetrics
 from penstock.adapters.postgresql.crash_points import CRASH_POINTS, unnoticed
+from penstock.adapters.postgresql.database import check_prepared
 from penstock.adapters.postgresql.keeping import KeeperStore
 from penstock.adapters.postgresql.leading import Leadership, session_options
 from penstock.adapters.sql.definitions import read_definitions
@@ -22,13 +23,14 @@ from penstock.api.server import bind, serve
 from penstock.config import Configuration
 from penstock.errors import ConfigurationError
 from penstock.lanes.keeping import Keeper
+from penstock.lanes.rebuilding import Rebuilder
 from penstock.quota.definitions import Definitions
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
 from penstock.wiring.listening import cancelled
-from penstock.wiring.quota import open_outbox, open_quota
+from penstock.wiring.quota import open_outbox, open_quota, open_restorer
 from penstock.wiring.running import local_url
 from penstock.wiring.stores import Role
 
@@ -36,12 +38,21 @@ LEASE_S = 10.0
 
 
 async def run_keeper(
-    configuration: Configuration, *, host: str, port: int, stop: asyncio.Event, started: Callable[[str], None]
+    configuration: Configuration,
+    *,
+    host: str,
+    port: int,
+    lease_s: float,
+    rebuild_s: float,
+    stop: asyncio.Event,
+    started: Callable[[str], None],
 ) -> None:
     """Keep until ``stop`` is set.
 
     Args:
         port: Of the operations port; 0 for a free one.
+        lease_s: A keeper that is silent for so long is replaced.
+        rebuild_s: After Redis lost its state: how long running requests may claim theirs before new ones are admitted.
         started: Told the operations port's URL.
 
     Raises:
@@ -56,24 +67,28 @@ async def run_keeper(
     async with AsyncExitStack() as parts:
         door = parts.enter_context(bind(host, port, setting="--operations-port"))
         engine = cluster_engine(configuration, Role.KEEPER)
-        options = session_options(LEASE_S)
+        options = session_options(lease_s)
         lock = cluster_engine(configuration, Role.KEEPER, options=options, connections_max=1)
         writes = cluster_engine(configuration, Role.KEEPER, options=options, connections_max=1)
         for each in (engine, lock, writes):
             parts.callback(each.dispose)
+        await asyncio.to_thread(check_prepared, engine)
         quota = await parts.enter_async_context(open_quota(configuration, Role.KEEPER))
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.KEEPER))
         reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed
         leadership = Leadership(lock, process=f"{socket.gethostname()}:{os.getpid()}", now_ms=clock.now_ms)
         governing = await asyncio.to_thread(Governing, partial(read_definitions, engine), Keys(engine), clock)
+        books = KeeperStore(writes, leadership, now_ms=clock.now_ms, reached=reached)
+        restorer = await parts.enter_async_context(open_restorer(configuration, Role.KEEPER))
         keeper = Keeper(
-            KeeperStore(writes, leadership, now_ms=clock.now_ms, reached=reached),
+            books,
             outbox,
             quota,
             clock,
             partial(_definitions, governing),
+            Rebuilder(books, quota, restorer, clock, lease_ms=round(rebuild_s * 1000)),
             results_ms=configuration.queue.results_ms,
-            lease_s=LEASE_S,
+            lease_s=lease_s,
             reached=reached,
         )
         parts.push_async_callback(cancelled, asyncio.create_task(keeper.run()))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from penstock.adapters.redis.address import Address, read_address
 from penstock.adapters.redis.outbox import Outbox
+from penstock.adapters.redis.restoring import Restorer
 from penstock.adapters.redis.store import RedisStore, open_store
 from penstock.config import Configuration
 from penstock.wiring.stores import Role, Service, address
@@ -47,3 +48,14 @@ async def open_outbox(configuration: Configuration, role: Role) -> AsyncIterator
         yield outbox
     finally:
         await outbox.close()
+
+
+@asynccontextmanager
+async def open_restorer(configuration: Configuration, role: Role) -> AsyncIterator[Restorer]:
+    """What puts lost state back. Raises like ``open_quota``."""
+    restorer = Restorer(redis_address(configuration, role), name=f"penstock-{role}-restore")
+    try:
+        await restorer.start()
+        yield restorer
+    finally:
+        await restorer.close()

@@ -22,13 +22,12 @@ from penstock.adapters.sql.database import BUSY_MS, migrate, open_engine, sole_s
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.adapters.sql.tables import bucket_states, epochs, reservations
 from penstock.errors import ConfigurationError
-from penstock.quota import Define, Definitions, Kind, Organisation, Ready, limit_id, window_ends_ms, window_id
+from penstock.quota import Define, Definitions, Organisation, Ready, limit_id
 from penstock.quota.definitions import BUCKETS
 from penstock.quota.plans import fault_in
-from penstock.quota.restore import restore
+from penstock.quota.restore import current_since_ms, restore
 from penstock.quota.state import REMEMBER_MS, Reservation
 
-_LONGEST_WINDOW_MS = 31 * 86_400_000  # of limits that are no longer defined
 _FIRST_EPOCH = 1
 _decoder = msgspec.json.Decoder(Reservation)
 
@@ -132,21 +131,11 @@ def _restored(
         epoch=epoch,
         time_ms=time_ms,
         ledger_time_ms=newest_ms,
-        window_sums=ledger.window_sums(name, since_ms=_current_since_ms(definitions, clock_ms)),
+        window_sums=ledger.window_sums(name, since_ms=current_since_ms(definitions, clock_ms)),
         reservations=_records(connection, name),
         tombstones=ledger.to_be_remembered(name, now_ms=clock_ms, remember_ms=REMEMBER_MS),
         buckets=_buckets(connection, name, definitions, clock_ms),
     )
-
-
-def _current_since_ms(definitions: Definitions, now_ms: int) -> int:
-    """When the oldest window that is current began."""
-    since_ms = now_ms - _LONGEST_WINDOW_MS
-    for limit in definitions.limits:
-        if limit.kind is Kind.WINDOW:
-            window = window_id(limit.period_ms, limit.anchor_ms, now_ms)
-            since_ms = min(since_ms, window_ends_ms(limit.period_ms, limit.anchor_ms, window - 1))
-    return since_ms
 
 
 def _records(connection: Connection, name: str) -> list[Reservation]:

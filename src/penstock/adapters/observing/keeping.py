@@ -19,6 +19,7 @@ class Tally(Protocol):
     repeated: int
     lag_ms: int
     expired: int
+    rebuilding: int
     failures: int
 
 
@@ -38,6 +39,11 @@ class KeeperMetrics(Collector):
             "penstock_keeper_lag_seconds",
             "Age of the oldest event of the last batch when it was written; 0 if none waits.",
             tally.lag_ms / 1000,
+        )
+        yield GaugeMetricFamily(
+            "penstock_keeper_rebuilding_organisations",
+            "Organisations whose state Redis lost, and that admit nothing until it is rebuilt.",
+            tally.rebuilding,
         )
         counted = {
             "penstock_keeper_terms": ("Times that this process became the active keeper.", tally.terms),

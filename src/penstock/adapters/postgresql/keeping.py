@@ -24,7 +24,6 @@ from penstock.adapters.sql.tables import epochs
 from penstock.quota.events import Event, Usage, UsageSource
 
 T = TypeVar("T")
-_START = "0-0"
 _result = results.c
 
 
@@ -114,10 +113,6 @@ class KeeperStore:
         added = await self._write(write)
         self._reached(crash_points.DRAIN_COMMITTED)
         return added
-
-    async def start_over(self, partition: int) -> None:
-        """A store that lost its state counts its entries anew, so what was drained of it is drained."""
-        await self._write(lambda connection: self._keep_positions(connection, {partition: _START}))
 
     async def make_partitions(self) -> list[int]:
         """Make the ledger's next partitions; which months were new."""

@@ -35,6 +35,7 @@ requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt
                                                              -> Settled Duplicate NotReady Invalid
     inspect    organisation caller_now_ms                    -> Inspected NotReady
     look       ... reservation                               -> Seen Unknown NotReady
+    restore    ... clock_ms counters tombstones              -> Done Refused
     version    0 keys, no argument                           -> the text of VERSION below
 
 The reply is a JSON object: {"answer": "<class of penstock.quota.operations>", its fields...}. Tuples are arrays in the
@@ -1424,6 +1425,64 @@ do
   end
 end
 
+-- Back from the ledger, after define and before ready: windows as their sums, buckets empty, and the ids that ended.
+-- `counters`: {limit, metric, kind, period_ms, anchor_ms, window, used} by window limit; `tombstones`: events, by time.
+-- As often as need be, each time with other tombstones.
+
+local ENDED_BY = {posted = 'posted', voided = 'voided', expired = 'expired', late = 'late'}
+
+local function bury(call, event)
+  local state = ENDED_BY[event.kind]
+  if not state then return end
+  local reservation = find_reservation(call, event.reservation)
+  if not reservation then
+    local price = event.price
+    reservation = make_reservation(call, {reservation = event.reservation, key = event.key, model = event.model,
+      lane = event.lane, job_deadline_ms = event.job_deadline_ms, body_bytes = 0}, event.team,
+      {price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}, 0, 0)
+    reservation.tokens_held = event.tokens_held
+    local ids = limits_of(call, read_subject(call, event.key, event.model), event.team)
+    for index = 1, #ids do
+      if call.counters[ids[index]].kind == WINDOW then reservation.windows[#reservation.windows + 1] = ids[index] end
+    end
+  end
+  if state == 'expired' then
+    reservation.charged_prompt, reservation.charged_completion = event.usage.prompt, event.usage.completion
+    reservation.charged_requests, reservation.charged_cost = event.charge.requests, event.charge.cost_nanos
+  end
+  end_as(call, reservation, state)
+  reservation.due_ms = max(event.occurred_at_ms + REMEMBER_MS, event.job_deadline_ms)
+end
+
+local function restore(call, request)
+  if call.epoch then return refused('the state is not lost: it has a marker or an epoch') end
+  if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
+    return refused('nothing is defined yet; define first')
+  end
+  call.is_open, call.now = true, max(call.now, request.clock_ms)
+  load_all_counters(call)
+  for id, counter in pairs_of(call.counters) do
+    if is_bucket(counter) then
+      counter.level, counter.rolled_at = 0, call.now
+      change_counter(call, id)
+    end
+  end
+  for index = 1, #request.counters do
+    local given = request.counters[index]
+    local id = given.limit
+    if not call.counters[id] then
+      given.cap = 0
+      call.counters[id] = new_counter(given, call.now)
+      call.counters[id].defined = 0
+    end
+    local counter = change_counter(call, id)
+    counter.used, counter.window = given.used, given.window
+    roll(counter, call.now)
+  end
+  for index = 1, #request.tombstones do bury(call, request.tombstones[index]) end
+  return DONE
+end
+
 -- Reading ------------------------------------------------------------------------------------------------------
 
 local function standing_of(call, id, counter)
@@ -1488,6 +1547,7 @@ local ARGUMENTS = {
   define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
   reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
   post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, inspect = {}, look = {ONE},
+  restore = {{number = {'clock_ms'}, table = {'counters', 'tombstones'}}},
 }
 local INSIDE = {usage = USAGE, arguments = REQUEST, already_charged = EVENT}
 
@@ -1549,9 +1609,9 @@ local function answer(name, operation, keys, arguments)
   if not are_keys_of(argument.organisation, keys) then
     return redis.error_reply('PENSTOCK five keys of the organisation in the argument are wanted: see the library')
   end
-  if name == 'define' then without_null(argument) end
+  if name == 'define' or name == 'restore' then without_null(argument) end
   local call = open_call(keys, argument)
-  if not call.epoch and name ~= 'define' and name ~= 'ready' then return NOT_READY end
+  if not call.epoch and name ~= 'define' and name ~= 'ready' and name ~= 'restore' then return NOT_READY end
   call.time = time_ms()
   call.now = max(call.clock, min(call.time, argument.caller_now_ms + SKEW_MS))
   local reply = operation(call, argument)
@@ -1565,6 +1625,7 @@ local OPERATIONS = {
   {'acquire', acquire, false}, {'published', published, true}, {'cancel', cancel, true}, {'extend', extend, false},
   {'sweep', sweep_due, true}, {'define', define, false}, {'ready', ready, false}, {'reassert', reassert, false},
   {'post', post, true}, {'inspect', inspect, true}, {'look', look, true},
+  {'restore', restore, false},
 }
 
 for index = 1, #OPERATIONS do

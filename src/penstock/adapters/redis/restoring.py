@@ -1,0 +1,84 @@
+"""Putting an organisation's state back into a Redis that lost it, from what the ledger knows.
+
+In portions, since a quarter of an hour may have seen a million reservations; each call is atomic, and may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.adapters.redis.address import Address
+from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.translating import keys_of
+from penstock.errors import StoreUnavailable
+from penstock.quota.events import Event
+from penstock.quota.limits import parse_limit_id
+
+TOMBSTONES_PER_CALL = 500
+BOUND_S = 5.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Restorer:
+    """Calls ``penstock_restore``, between the define and the marker of a rebuild."""
+
+    def __init__(self, address: Address, *, name: str = "penstock-restore") -> None:
+        self._client = RedisClient(address, name=name, bound_s=BOUND_S)
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreUnavailable: It cannot be reached.
+        """
+        await self._client.start()
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._client.close()
+
+    async def restore(
+        self, organisation: str, *, clock_ms: int, window_sums: dict[tuple[str, int], int], tombstones: Sequence[Event]
+    ) -> None:
+        """Windows become their sums (the newest of each limit), buckets empty, and ended reservations known.
+
+        Args:
+            clock_ms: The organisation's clock starts no earlier.
+            tombstones: Rows of reservations to be remembered, by time.
+
+        Raises:
+            StoreUnavailable: No answer in time, or the state is there already.
+        """
+        newest = {limit: (window, used) for (limit, window), used in sorted(window_sums.items())}
+        counters = [_counter(limit, window, used) for limit, (window, used) in newest.items()]
+        for start in range(0, max(len(tombstones), 1), TOMBSTONES_PER_CALL):
+            argument = {
+                "organisation": organisation,
+                "caller_now_ms": clock_ms,
+                "clock_ms": clock_ms,
+                "counters": counters,
+                "tombstones": tombstones[start : start + TOMBSTONES_PER_CALL],
+            }
+            reply = await self._client.ask(
+                pack("FCALL", "penstock_restore", "5", *keys_of(organisation), _encode(argument))
+            )
+            answer = msgspec.json.decode(reply)
+            if answer["answer"] != "Done":
+                raise StoreUnavailable(f"{organisation}: cannot be restored: {answer['why']}; look at its counters")
+
+
+def _counter(limit: str, window: int, used: int) -> dict[str, Any]:
+    identity = parse_limit_id(limit)
+    return {
+        "limit": limit,
+        "metric": identity.metric,
+        "kind": identity.kind,
+        "period_ms": identity.period_ms,
+        "anchor_ms": identity.anchor_ms,
+        "window": window,
+        "used": used,
+    }

@@ -1,0 +1,150 @@
+"""What becomes of an organisation whose quota state is not there: a new one begins, a lost one is rebuilt.
+
+::
+
+    not there --never had an epoch--> defined, ready
+              --had one--> defined, windows and ended ids from the ledger, buckets empty, marked
+                           --one lease, for holds to be reasserted--> ready under the next epoch
+
+Until then nothing is admitted: a store that forgot must never count from zero.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from penstock.ports import Clock, QuotaStore
+from penstock.quota.definitions import Definitions
+from penstock.quota.events import Event
+from penstock.quota.operations import Define, Inspect, Inspected, Ready
+from penstock.quota.restore import current_since_ms
+from penstock.quota.state import LEASE_MS, REMEMBER_MS
+
+_log = logging.getLogger(__name__)
+
+
+class Restorer(Protocol):
+    """Puts back what the ledger knows into a quota store that lost an organisation."""
+
+    async def restore(
+        self, organisation: str, *, clock_ms: int, window_sums: dict[tuple[str, int], int], tombstones: Sequence[Event]
+    ) -> None:
+        """Windows as their sums, buckets empty, ended ids known, the clock no earlier than ``clock_ms``."""
+        ...
+
+
+class Books(Protocol):
+    """What a rebuild reads of the ledger, and the epochs that it keeps there."""
+
+    async def epoch(self, organisation: str) -> int:
+        """The last epoch; 0 of an organisation that never had any."""
+        ...
+
+    async def keep_epoch(self, organisation: str, epoch: int) -> None:
+        """Remember an epoch before it begins."""
+        ...
+
+    async def newest_ms(self, organisation: str) -> int:
+        """When the newest row occurred; 0 if there is none."""
+        ...
+
+    async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
+        """What rows posted to each (limit id, window id)."""
+        ...
+
+    async def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
+        """Rows of reservations that are remembered still, by time."""
+        ...
+
+
+class Rebuilder:
+    """Decides for each organisation, once a second, while this keeper is active.
+
+    Args:
+        lease_ms: How long holds may be reasserted before admissions begin.
+    """
+
+    def __init__(
+        self, books: Books, quota: QuotaStore, restorer: Restorer, clock: Clock, *, lease_ms: int = LEASE_MS
+    ) -> None:
+        self._books = books
+        self._quota = quota
+        self._restorer = restorer
+        self._clock = clock
+        self._lease_ms = lease_ms
+        self._looked: set[str] = set()
+        self._ready_at_s: dict[str, float] = {}
+
+    @property
+    def under_way(self) -> tuple[str, ...]:
+        """Organisations whose lease for claims has not ended yet."""
+        return tuple(sorted(self._ready_at_s))
+
+    def begin(self) -> None:
+        """This keeper has just become active: it knows nothing of what the one before began."""
+        self._looked.clear()
+        self._ready_at_s.clear()
+
+    async def tend(
+        self,
+        organisation: str,
+        version: int,
+        definitions: Definitions,
+        *,
+        is_lost: bool,
+        drain: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Do what is to be done now.
+
+        Args:
+            is_lost: The store just answered that it is not ready.
+            drain: Brings everything on its way into the ledger.
+        """
+        if is_lost:
+            self._looked.add(organisation)
+            self._ready_at_s.pop(organisation, None)
+            await self._begin(organisation, version, definitions, drain)
+        elif organisation not in self._looked:
+            self._looked.add(organisation)
+            found = await self._quota.apply(Inspect(organisation=organisation, caller_now_ms=self._clock.now_ms()))
+            if isinstance(found, Inspected) and found.epoch == 0:
+                self._wait(organisation)
+            elif isinstance(found, Inspected) and found.epoch > await self._books.epoch(organisation):
+                await self._books.keep_epoch(organisation, found.epoch)
+        elif self._clock.monotonic_s() >= self._ready_at_s.get(organisation, float("inf")):
+            await drain()
+            await self._ready(organisation, await self._books.epoch(organisation) + 1)
+            del self._ready_at_s[organisation]
+
+    async def _begin(
+        self, organisation: str, version: int, definitions: Definitions, drain: Callable[[], Awaitable[None]]
+    ) -> None:
+        await drain()
+        now_ms = self._clock.now_ms()
+        define = Define(organisation=organisation, caller_now_ms=now_ms, version=version, definitions=definitions)
+        await self._quota.apply(define)
+        newest_ms = await self._books.newest_ms(organisation)
+        epoch = await self._books.epoch(organisation)
+        if epoch == 0 and newest_ms == 0:
+            await self._ready(organisation, 1)
+            return
+        _log.error("quota state was lost, it is rebuilt from the ledger", extra={"organisation": organisation})
+        clock_ms = max(now_ms, newest_ms)
+        await self._restorer.restore(
+            organisation,
+            clock_ms=clock_ms,
+            window_sums=await self._books.window_sums(organisation, since_ms=current_since_ms(definitions, clock_ms)),
+            tombstones=await self._books.to_be_remembered(organisation, now_ms=clock_ms, remember_ms=REMEMBER_MS),
+        )
+        await self._quota.apply(Ready(organisation=organisation, caller_now_ms=now_ms, epoch=0))
+        self._wait(organisation)
+
+    def _wait(self, organisation: str) -> None:
+        self._ready_at_s[organisation] = self._clock.monotonic_s() + self._lease_ms / 1000
+
+    async def _ready(self, organisation: str, epoch: int) -> None:
+        await self._books.keep_epoch(organisation, epoch)
+        await self._quota.apply(Ready(organisation=organisation, caller_now_ms=self._clock.now_ms(), epoch=epoch))
+        _log.info("admissions begin", extra={"organisation": organisation, "epoch": epoch})
