@@ -22,7 +22,7 @@ from penstock.wiring.rehearsing import make_keys, read_ledger
 from tests.system.programs import Program, SimulatedModel
 from tests.system.services import free_port
 
-BOUND_S = 90.0
+BOUND_S = 180.0
 DRAINED_S = 60.0
 ORGANISATION = "acme"
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -30,6 +30,9 @@ ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 class Cluster(Program):
     """``penstock up`` with models ``m`` and ``n`` on a model server of ours."""
+
+    start_s = 180.0  # ten processes, of which several are slow to start on a busy machine
+    stop_s = 90.0
 
     def __init__(self, folder: Path, model: SimulatedModel, *, limits: tuple[str, ...] = ()) -> None:
         self.model = model

@@ -21,6 +21,9 @@ START_S = 60.0
 class Program:
     """One ``penstock`` command as a child process."""
 
+    start_s = START_S
+    stop_s = STOP_S
+
     def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -38,13 +41,13 @@ class Program:
                 [sys.executable, "-m", "penstock", *self._arguments], cwd=self.folder, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, env={**os.environ, **self.environment},
             )  # fmt: skip
-        wait_until(self.is_ready, self.process, self.log, bound_s=START_S)
+        wait_until(self.is_ready, self.process, self.log, bound_s=self.start_s)
 
     def stop(self) -> int:
         """End it in order; its exit code."""
         assert self.process is not None, "it was never started"
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_S)
+        return self.process.wait(self.stop_s)
 
     def kill(self) -> None:
         assert self.process is not None, "it was never started"

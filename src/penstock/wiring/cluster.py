@@ -21,7 +21,7 @@ from penstock.adapters.local_model import LocalModel
 from penstock.adapters.processes import Program, Supervisor, end_leftovers, free_port, sole_supervisor
 from penstock.adapters.processes.programs import answers_200
 from penstock.config import Configuration, load
-from penstock.errors import ConfigurationError
+from penstock.errors import ConfigurationError, ProgramFailed
 from penstock.wiring.bento import Stream, streams
 from penstock.wiring.models import local_model_name
 from penstock.wiring.own_stores import OwnStores
@@ -77,12 +77,14 @@ async def run_cluster(
         configuration = load(every)
         supervisor = Supervisor(places.data, show=show, changed=lambda pids: _tell(places, pids))
         parts.push_async_callback(supervisor.stop)
-        for server in (stores.redis, stores.postgresql, stores.rabbitmq):
-            await _start(supervisor, show, *await asyncio.to_thread(server.programs), stop=stop)
+        services = await asyncio.to_thread(stores.programs)
+        for stage in services:
+            await _start(supervisor, show, *stage, stop=stop)
         show("setup", "preparing redis, postgresql and rabbitmq")
         await set_up(configuration, os.environ, tell=lambda line: show("setup", line))
-        ours = _programs(configuration, every, places, bento, stores)
-        await _start(supervisor, show, *ours, stop=stop)
+        *behind, door = _programs(configuration, every, places, bento, stores)
+        await _start(supervisor, show, *behind, stop=stop)
+        await _start(supervisor, show, door, stop=stop)
         if stop.is_set():
             return
         server_settings = configuration.server
@@ -100,12 +102,15 @@ async def run_cluster(
 async def _start(
     supervisor: Supervisor, show: Callable[[str, str], None], *programs: Program, stop: asyncio.Event
 ) -> None:
-    """One after the other, unless it is to stop already."""
+    """Together, unless it is to stop already."""
+    if stop.is_set():
+        return
     for program in programs:
-        if stop.is_set():
-            return
         show(program.name, "starting")
-        await supervisor.start(program)
+    try:
+        await supervisor.start(*programs)
+    except* ProgramFailed as failed:
+        raise failed.exceptions[0] from None
 
 
 async def _local_model(configuration: Configuration, places: Places, parts: AsyncExitStack) -> dict[str, str]:

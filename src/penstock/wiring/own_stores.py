@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.adapters.processes import PostgresqlServer, RabbitmqServer, RedisServer, free_port
+from penstock.adapters.processes import PostgresqlServer, Program, RabbitmqServer, RedisServer, free_port
 from penstock.config import Configuration
 from penstock.wiring.stores import ROLES, VIRTUAL_HOST, Service
 
@@ -49,6 +49,15 @@ class OwnStores:
             RabbitmqServer(folder=folder / "rabbitmq", password=_secret(keep, "rabbitmq", ADMINISTRATOR)),
             free_port(),
         )
+
+    def programs(self) -> tuple[tuple[Program, ...], ...]:
+        """What to run, in stages. Makes the database's files, which takes a few seconds the first time.
+
+        Raises:
+            ConfigurationError: A service is not installed.
+        """
+        mapper, broker = self.rabbitmq.programs()
+        return (*self.redis.programs(), *self.postgresql.programs(), mapper), (broker,)
 
     def write_configuration(self, configuration: Configuration, upstreams: Mapping[str, str]) -> Path:
         """Write what is laid over the user's files.

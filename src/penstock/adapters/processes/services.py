@@ -84,7 +84,9 @@ class PostgresqlServer:
         return (
             Program(
                 name="postgresql", command=command, environment=dict(os.environ), folder=self.folder,
-                is_ready=is_ready, stop_signal=signal.SIGINT, is_shown=False,  # SIGINT: end sessions, then the server
+                is_ready=is_ready, is_shown=False,
+                stop_signal=signal.SIGINT,  # ends sessions, then the server
+                start_s=300,  # after a kill it recovers first
             ),
         )  # fmt: skip
 

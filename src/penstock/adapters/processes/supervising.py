@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 class _Child:
     program: Program
     log: Path
+    stage: int
     process: asyncio.subprocess.Process | None = None
     reading: asyncio.Task[None] | None = None
     watching: asyncio.Task[None] | None = None
@@ -60,6 +61,7 @@ class Supervisor:
         self._show = show
         self._changed = changed
         self._children: list[_Child] = []
+        self._stage = 0
 
     @property
     def pids(self) -> dict[str, int]:
@@ -71,28 +73,37 @@ class Supervisor:
         }
 
     async def start(self, *programs: Program) -> None:
-        """Start programs one after the other, each once the one before is ready; then keep them running.
+        """Start programs together, and wait until all are ready; then keep them running.
 
         Raises:
             ProgramFailed: One ended, or was not ready in time; its last lines are in the message.
         """
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for program in programs:
-            child = _Child(program, self._logs / f"{program.name}.log")
-            self._children.append(child)
-            await self._launch(child)
-            child.watching = asyncio.create_task(self._keep_running(child), name=program.name)
+        self._stage += 1
+        started = [_Child(each, self._logs / f"{each.name}.log", self._stage) for each in programs]
+        self._children += started
+        async with asyncio.TaskGroup() as launches:
+            for child in started:
+                launches.create_task(self._begin(child))
+
+    async def _begin(self, child: _Child) -> None:
+        await self._launch(child)
+        child.watching = asyncio.create_task(self._keep_running(child), name=child.program.name)
 
     async def stop(self) -> None:
-        """End all, the last started first. Afterwards none is left."""
+        """End all, those that were started last first. Afterwards none is left."""
         while self._children:
-            child = self._children.pop()
-            if child.watching is not None:
-                child.watching.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await child.watching
-            await self._end(child)
+            last = [child for child in self._children if child.stage == self._children[-1].stage]
+            await asyncio.gather(*(self._finish(child) for child in last))
+            del self._children[-len(last) :]
             self._changed(self.pids)
+
+    async def _finish(self, child: _Child) -> None:
+        if child.watching is not None:
+            child.watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await child.watching
+        await self._end(child)
 
     async def _launch(self, child: _Child) -> None:
         program = child.program
