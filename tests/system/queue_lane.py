@@ -109,7 +109,7 @@ class QueueLane(Cluster):
         self._parts.callback(self.model.stop)
         self.executor = Executor(self.folder / "execute", self.redis_url("worker"), self.model.url)
         self.executor.start()
-        self._parts.callback(lambda: self.executor is not None and self.executor.kill())
+        self._parts.callback(self.executor.kill)
 
     def start_database(self) -> None:
         self.postgresql = PostgreSQL(self.folder)
@@ -247,5 +247,3 @@ def result_of(job: Job, prompt: int = 10, completion: int = 5, **changes: Any) -
         usage=Usage(prompt, completion), attempts=1, started_at_ms=1, finished_at_ms=2, arguments=job.reserve,
     )  # fmt: skip
     return msgspec.structs.replace(result, **changes)
-
-
