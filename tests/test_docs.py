@@ -70,7 +70,8 @@ def sources() -> str:
 @cache
 def functions_and_users() -> str:
     """What else is called like a metric: the quota's functions in Redis, and the users of the services."""
-    names = re.findall(r"\bpenstock_[a-z]+", read("config/redis/users.acl"))
+    files = ("config/redis/users.acl", "config/rabbitmq/definitions.json")
+    names = re.findall(r"\bpenstock_[a-z]+", "".join(map(read, files)))
     return "".join(f'"{name}"' for name in names)
 
 

@@ -1,7 +1,8 @@
-// Penstock's Bento: the components that config/bento uses, and two processors of our own.
+// Penstock's Bento: the components that config/bento uses, and some of our own.
 //
-// Stock Bento brings every component there is; this one is a third of its size, and can say of each publish
-// what became of it (amqp_publish) and continue a trace that came through the broker (trace_extract).
+// Stock Bento brings every component there is; this one is a third of its size, bounds what comes over HTTP
+// (bounded_http), can say of each publish what became of it (amqp_publish), and continues a trace that came through the
+// broker (trace_extract).
 package main
 
 import (

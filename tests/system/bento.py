@@ -33,6 +33,7 @@ CONFIGURATIONS: Final = ROOT / "config" / "bento"
 RESOURCES: Final = CONFIGURATIONS / "resources" / "*.yaml"
 PEPPER: Final = "a pepper that is thirty-two bytes"
 VHOST: Final = "penstock"
+CHAT: Final = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 A = TypeVar("A")
 
 
@@ -215,3 +216,27 @@ def send(url: str, body: bytes | None, method: str = "POST", **headers: str) -> 
         if not hasattr(error, "headers"):
             raise
         return Answer(error.code, error.headers, error.read())  # type: ignore[attr-defined]
+
+
+class Gateway(Bento):
+    """The gateway, and requests to it."""
+
+    def __init__(self, folder: Path, cluster: Cluster, **environment: str) -> None:
+        self.port = free_port()
+        super().__init__(
+            folder,
+            "gateway",
+            {
+                **cluster.environment,
+                "PENSTOCK_RABBITMQ_URL": cluster.amqp_url("gateway"),
+                "PENSTOCK_GATEWAY_ADDRESS": f"127.0.0.1:{self.port}",
+                **environment,
+            },
+        )
+
+    def url(self, path: str = "chat/completions") -> str:
+        return f"http://127.0.0.1:{self.port}/v1/async/{path}"
+
+    def post(self, key: str, body: bytes = CHAT, path: str = "chat/completions", **headers: str) -> Answer:
+        named = {"authorization": f"Bearer {key}", "content_type": "application/json", **headers}
+        return send(self.url(path), body, **named)

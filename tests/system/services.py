@@ -12,6 +12,7 @@ import glob
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -285,3 +286,19 @@ class RabbitMQ(Service):
     @property
     def management_url(self) -> str:
         return f"http://127.0.0.1:{self.management_port}"
+
+    def rabbitmqctl(self) -> Path:
+        """The broker's own command, for this broker."""
+        script = self.folder / "rabbitmqctl"
+        program = found_program("rabbitmqctl", "/usr/lib/rabbitmq/lib/*/sbin/rabbitmqctl")
+        told = {"HOME", "RABBITMQ_NODENAME", "ERL_EPMD_PORT", "RABBITMQ_CONFIG_FILE"}
+        settings = " ".join(
+            f"{name}={shlex.quote(value)}" for name, value in self.environment().items() if name in told
+        )
+        script.write_text(f'#!/bin/sh\n{settings} exec {program} "$@"\n')
+        script.chmod(0o755)
+        return script
+
+    def control(self, *arguments: str) -> None:
+        """Carry out one command of ``rabbitmqctl``."""
+        subprocess.run([self.rabbitmqctl(), *arguments], check=True, capture_output=True, timeout=START_S)

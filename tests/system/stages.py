@@ -35,6 +35,7 @@ from penstock.quota import (
     Usage,
     reservation_id,
 )
+from tests.system.bento import Cluster, Gateway, found_bento
 from tests.system.programs import Announced, SimulatedModel
 from tests.system.services import Redis
 
@@ -118,5 +119,31 @@ def serve(place: Path) -> Iterator[dict[str, str]]:
                 program.stop()
 
 
+@contextmanager
+def queue(place: Path) -> Iterator[dict[str, str]]:
+    """RabbitMQ with our topology, Redis with acme, and the gateway, after one job: addresses, and acme's ``KEY``."""
+    cluster = Cluster(place)
+    gateway = Gateway(place, cluster)
+    try:
+        cluster.start()
+        key = cluster.define("acme")
+        gateway.start()
+        assert gateway.post(key).status == 202
+        commands = cluster.broker.rabbitmqctl()
+        (commands.parent / "bento").symlink_to(found_bento())
+        login = f"://{cluster.broker.user}:{cluster.broker.password}@"
+        yield {
+            "PATH": f"{commands.parent}:{os.environ['PATH']}",
+            "KEY": key,
+            "GATEWAY_URL": f"http://127.0.0.1:{gateway.port}",
+            "OPERATIONS_URL": f"http://127.0.0.1:{gateway.operations_port}",
+            "GATEWAY_LOG": str(gateway.log),
+            "MANAGEMENT_URL": cluster.broker.management_url.replace("://", login),
+        }
+    finally:
+        gateway.stop()
+        cluster.stop()
+
+
 Stage = Callable[[Path], AbstractContextManager[dict[str, str]]]
-STAGES: dict[str, Stage] = {"redis": redis, "serve": serve}
+STAGES: dict[str, Stage] = {"queue": queue, "redis": redis, "serve": serve}

@@ -20,9 +20,6 @@ def test_each_publish_has_its_own_outcome_whatever_the_broker_does(tmp_path: Pat
     broker = RabbitMQ(tmp_path)
     broker.start()
     try:
-        rabbitmqctl = tmp_path / "rabbitmqctl"
-        rabbitmqctl.write_text(f'#!/bin/sh\nHOME={broker.folder} exec {found_rabbitmqctl()} "$@"\n')
-        rabbitmqctl.chmod(0o755)
         environment = {
             **broker.environment(),
             "HOME": os.environ["HOME"],
@@ -31,7 +28,7 @@ def test_each_publish_has_its_own_outcome_whatever_the_broker_does(tmp_path: Pat
             "AMQP_URL": broker.url,
             "MANAGEMENT_URL": broker.management_url.replace("://", f"://{broker.user}:{broker.password}@"),
             "BROKER_PROCESS_GROUP": str(broker.pid),
-            "RABBITMQCTL": str(rabbitmqctl),
+            "RABBITMQCTL": str(broker.rabbitmqctl()),
         }
         done = subprocess.run(
             [go, "test", "-mod=readonly", "-trimpath", "-count=1", "."],
@@ -40,7 +37,3 @@ def test_each_publish_has_its_own_outcome_whatever_the_broker_does(tmp_path: Pat
         assert done.returncode == 0, done.stdout
     finally:
         broker.stop()
-
-
-def found_rabbitmqctl() -> str:
-    return found_program("rabbitmqctl", "/usr/lib/rabbitmq/lib/*/sbin/rabbitmqctl")

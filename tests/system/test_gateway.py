@@ -20,38 +20,12 @@ from penstock.lanes.jobs import read_job
 from penstock.quota.definitions import Kind, Metric
 from penstock.quota.events import Usage
 from penstock.quota.operations import Settle, Void
-from tests.system.bento import PEPPER, Answer, Bento, Cluster, send
-from tests.system.services import free_port
+from tests.system.bento import CHAT, PEPPER, Cluster, Gateway, send
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
 QUEUE = queue_name("m")
-CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 DAY = (Metric.TOKENS, Kind.WINDOW, 86_400_000, 1_000_000)
-
-
-class Gateway(Bento):
-    """The gateway, and requests to it."""
-
-    def __init__(self, folder: Path, cluster: Cluster, **environment: str) -> None:
-        self.port = free_port()
-        super().__init__(
-            folder,
-            "gateway",
-            {
-                **cluster.environment,
-                "PENSTOCK_RABBITMQ_URL": cluster.amqp_url("gateway"),
-                "PENSTOCK_GATEWAY_ADDRESS": f"127.0.0.1:{self.port}",
-                **environment,
-            },
-        )
-
-    def url(self, path: str = "chat/completions") -> str:
-        return f"http://127.0.0.1:{self.port}/v1/async/{path}"
-
-    def post(self, key: str, body: bytes = CHAT, path: str = "chat/completions", **headers: str) -> Answer:
-        named = {"authorization": f"Bearer {key}", "content_type": "application/json", **headers}
-        return send(self.url(path), body, **named)
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +307,22 @@ def test_a_broker_that_freezes_then_dies_leaves_no_hold(cluster: Cluster, gatewa
     jobs_taken(cluster)
 
 
+def test_a_broker_that_blocks_and_a_queue_that_is_gone_leave_no_hold(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("blocked", DAY)
+    cluster.broker.control("set_vm_memory_high_watermark", "0.0000001")
+    began_s = time.monotonic()
+    while (blocked := gateway.post(key)).status == 202:  # until the broker's next look at its memory
+        assert time.monotonic() - began_s < 30
+    cluster.broker.control("set_vm_memory_high_watermark", "0.4")
+    while gateway.post(key).status != 202:
+        assert time.monotonic() - began_s < 60
+    queued = {job["job"] for job in jobs_taken(cluster)}
+    cluster.manage("DELETE", "queues", "penstock", queue_name("org/m"))
+    gone = gateway.post(key, CHAT.replace(b'"m"', b'"org/m"'))
+    assert [answer.body["error"]["code"] for answer in (blocked, gone)] == ["queue_unavailable"] * 2
+    assert {hold.reservation for hold in cluster.inspect("blocked").holds} == queued
+
+
 def test_without_redis_no_job_is_taken(cluster: Cluster, gateway: Gateway) -> None:
     key = cluster.define("storeless", DAY)
     cluster.redis.kill()
@@ -348,9 +338,17 @@ def test_without_redis_no_job_is_taken(cluster: Cluster, gateway: Gateway) -> No
 
 def test_prompts_and_secrets_are_in_no_log(cluster: Cluster, gateway: Gateway) -> None:
     key = cluster.define("canary")
-    for body in (CHAT.replace(b"hi", b"canary-in-a-prompt"), b'{"canary-in-a-prompt"'):
+    bodies = (
+        CHAT.replace(b"hi", b"canary-in-a-prompt"),
+        b'{"canary-in-a-prompt"',
+        CHAT.replace(b'"m"', b'"canary-in-a-name"'),
+    )
+    for body in bodies:
         gateway.post(key, body, idempotency_key="canary-in-a-key")
-    assert jobs_taken(cluster)[0]["organisation"] == "canary"
+    (taken,) = cluster.take(QUEUE)
+    assert json.loads(taken["payload"])["organisation"] == "canary"
+    assert "canary" not in json.dumps(taken["properties"])
+    assert key[-72:] not in json.dumps(taken)
     log = gateway.log.read_text()
     assert "canary-in" not in log
     assert key[-72:] not in log
