@@ -196,3 +196,15 @@ def test_every_user_of_the_template_is_a_role_and_begins_with_nothing() -> None:
     users = read_users(TEMPLATE)
     assert {name.removeprefix("penstock_") for name in users} == set(ROLES)
     assert {rules[0] for rules in users.values()} == {"-@all"}
+
+
+def test_a_role_that_may_not_read_the_outbox_is_told_so(prepared: Redis) -> None:
+    async def read() -> None:
+        outbox = Outbox(read_address(prepared.url, username="penstock_gateway", password=PASSWORDS["gateway"]))
+        try:
+            await outbox.read()
+        finally:
+            await outbox.close()
+
+    with pytest.raises(StoreUnavailable, match="penstock setup"):
+        asyncio.run(read())

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from penstock.adapters.redis.address import Address
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.translating import PARTITIONS, outbox_key, read_event
+from penstock.adapters.redis.wire import Refusal
+from penstock.errors import StoreUnavailable
 from penstock.quota.events import Event
 
 START = "0-0"
@@ -44,13 +47,19 @@ class Outbox:
         """End the connection."""
         await self._client.close()
 
+    async def _ask(self, command: bytes) -> Any:
+        try:
+            return await self._client.ask(command)
+        except Refusal as refusal:
+            raise StoreUnavailable(f"Redis refuses the outbox: {refusal}; run `penstock setup`") from refusal
+
     async def lengths(self) -> dict[int, int]:
         """How many entries each partition's outbox has; those without any are left out.
 
         Raises:
-            StoreUnavailable: No answer in time.
+            StoreUnavailable: No answer in time, or the account may not.
         """
-        replies = await asyncio.gather(*(self._client.ask(pack("XLEN", outbox_key(p))) for p in range(PARTITIONS)))
+        replies = await asyncio.gather(*(self._ask(pack("XLEN", outbox_key(p))) for p in range(PARTITIONS)))
         return {partition: count for partition, count in enumerate(replies) if count}
 
     async def read(
@@ -67,11 +76,11 @@ class Outbox:
             count_max: Of each partition.
 
         Raises:
-            StoreUnavailable: No answer in time.
+            StoreUnavailable: No answer in time, or the account may not.
         """
         positions = after or {}
         asked = [
-            self._client.ask(pack("XRANGE", outbox_key(p), f"({positions.get(p, START)}", "+", "COUNT", count_max))
+            self._ask(pack("XRANGE", outbox_key(p), f"({positions.get(p, START)}", "+", "COUNT", count_max))
             for p in partitions
         ]
         found = zip(partitions, await asyncio.gather(*asked), strict=True)
@@ -81,10 +90,10 @@ class Outbox:
         """Remove each partition's entries up to and including an id; how many that were. Again removes no more.
 
         Raises:
-            StoreUnavailable: No answer in time.
+            StoreUnavailable: No answer in time, or the account may not.
         """
         asked = [
-            self._client.ask(pack("XTRIM", outbox_key(partition), "MINID", "=", _next_id(last)))
+            self._ask(pack("XTRIM", outbox_key(partition), "MINID", "=", _next_id(last)))
             for partition, last in through.items()
         ]
         return sum(await asyncio.gather(*asked))
