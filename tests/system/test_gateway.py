@@ -311,16 +311,22 @@ def test_a_broker_that_blocks_and_a_queue_that_is_gone_leave_no_hold(cluster: Cl
     key = cluster.define("blocked", DAY)
     cluster.broker.control("set_vm_memory_high_watermark", "0.0000001")
     began_s = time.monotonic()
-    while (blocked := gateway.post(key)).status == 202:  # until the broker's next look at its memory
+    answers = [gateway.post(key)]
+    while answers[-1].status == 202:  # until the broker's next look at its memory
         assert time.monotonic() - began_s < 30
+        answers.append(gateway.post(key))
     cluster.broker.control("set_vm_memory_high_watermark", "0.4")
-    while gateway.post(key).status != 202:
+    while answers[-1].status != 202:
         assert time.monotonic() - began_s < 60
-    queued = {job["job"] for job in jobs_taken(cluster)}
+        answers.append(gateway.post(key))
     cluster.manage("DELETE", "queues", "penstock", queue_name("org/m"))
-    gone = gateway.post(key, CHAT.replace(b'"m"', b'"org/m"'))
-    assert [answer.body["error"]["code"] for answer in (blocked, gone)] == ["queue_unavailable"] * 2
-    assert {hold.reservation for hold in cluster.inspect("blocked").holds} == queued
+    answers.append(gateway.post(key, CHAT.replace(b'"m"', b'"org/m"')))
+    refused = [answer.body["error"]["code"] for answer in answers if answer.status == 503]
+    assert len(refused) >= 2
+    assert set(refused) == {"queue_unavailable"}
+    accepted = {answer.body["id"] for answer in answers if answer.status == 202}
+    assert {hold.reservation for hold in cluster.inspect("blocked").holds} == accepted
+    assert {job["job"] for job in jobs_taken(cluster)} >= accepted  # one of unknown outcome may be there, and is voided
 
 
 def test_without_redis_no_job_is_taken(cluster: Cluster, gateway: Gateway) -> None:
