@@ -236,3 +236,19 @@ def test_a_hold_that_nobody_queued_is_voided_at_the_next_start(path: Path) -> No
             assert len(holds) == 2
 
     run(test)
+
+
+def test_jobs_of_an_organisation_that_is_not_served_stay_until_it_is(path: Path) -> None:
+    async def test() -> None:
+        async with queue_staged(path, starts=False) as stage:
+            job = await stage.accept()
+            await stage.queue.close(wait_s=0)
+        async with queue_staged(path, starts=False) as stage:
+            await stage.queue.start(["other"])
+            await stage.idle()
+            assert (stage.begun, [each.job for each in await stage.jobs.waiting()]) == ([], [job])
+        async with queue_staged(path) as stage:
+            await stage.idle()
+            assert stage.begun == [job]
+
+    run(test)

@@ -107,12 +107,16 @@ class Queue:
     async def start(self, organisations: Iterable[str]) -> None:
         """Take up what an earlier process left: queued jobs go on, and holds that were never queued are voided.
 
+        Args:
+            organisations: Those that are served; jobs of others stay in the table until theirs is served again.
+
         Raises:
             StoreUnavailable: The database does not work.
         """
         waiting = await self._work.waiting()
         known = {each.job for each in waiting}
-        for organisation in organisations:
+        served = frozenset(organisations)
+        for organisation in sorted(served):
             now_ms = self._clock.now_ms()
             standing = await self._quota.apply(Inspect(organisation=organisation, caller_now_ms=now_ms))
             holds = standing.holds if isinstance(standing, Inspected) else ()
@@ -121,7 +125,8 @@ class Queue:
                     await self._void(organisation, hold.reservation, "it was never accepted")
         self._is_open = True
         for each in waiting:
-            self._wait(each)
+            if each.organisation in served:
+                self._wait(each)
 
     async def put(self, job: str, organisation: str, model: str, message: bytes) -> None:
         """Add a job that is reserved; durable when it returns. Raises ``StoreUnavailable``."""
