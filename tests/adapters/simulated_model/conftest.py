@@ -55,7 +55,9 @@ class Simulated:
         host, _, port = self.url.removeprefix("http://").partition(":")
         connection = socket.create_connection((host, int(port)), timeout=START_S)
         connection.sendall(
-            b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(raw)) + raw
+            b"POST %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            % (path.encode(), len(raw))
+            + raw
         )
         return connection
 

@@ -256,7 +256,7 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=75,  # as usual servers: shorter than its clients keep theirs, requests are lost now and then
+            timeout_keep_alive=75,  # as usual servers do: after uvicorn's 5 s, clients lose a request now and then
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
