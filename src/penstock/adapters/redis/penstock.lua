@@ -1199,6 +1199,18 @@ local function load_all_counters(call)
   end
 end
 
+local function new_counter(limit, now)
+  local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1,
+    period = limit.period_ms,
+    anchor = limit.anchor_ms, cap = limit.cap, held = 0, forgiven = 0}
+  if counter.kind == WINDOW then
+    counter.used, counter.window = 0, window_of(counter, now)
+  else
+    counter.level, counter.rolled_at = limit.cap * limit.period_ms, now
+  end
+  return counter
+end
+
 local define, ready -- what they alone need stays in this block: Lua allows 200 local names in a function
 do
   local WORDS = {
@@ -1337,18 +1349,6 @@ do
     return '{' .. concat(parts, ',') .. '}'
   end
 
-  local function new_counter(limit, now)
-    local counter = {kind = KIND_CODES[limit.kind], metric = METRIC_CODES[limit.metric], defined = 1,
-      period = limit.period_ms,
-      anchor = limit.anchor_ms, cap = limit.cap, held = 0, forgiven = 0}
-    if counter.kind == WINDOW then
-      counter.used, counter.window = 0, window_of(counter, now)
-    else
-      counter.level, counter.rolled_at = limit.cap * limit.period_ms, now
-    end
-    return counter
-  end
-
   -- Every counter to now under its old cap, then the new caps. A limit that left keeps its counter, and may return.
   local function redefine_counters(call, limits)
     load_all_counters(call)
@@ -1429,58 +1429,61 @@ end
 -- `counters`: {limit, metric, kind, period_ms, anchor_ms, window, used} by window limit; `tombstones`: events, by time.
 -- As often as need be, each time with other tombstones.
 
-local ENDED_BY = {posted = 'posted', voided = 'voided', expired = 'expired', late = 'late'}
+local restore
+do
+  local ENDED_BY = {posted = 'posted', voided = 'voided', expired = 'expired', late = 'late'}
 
-local function bury(call, event)
-  local state = ENDED_BY[event.kind]
-  if not state then return end
-  local reservation = find_reservation(call, event.reservation)
-  if not reservation then
-    local price = event.price
-    reservation = make_reservation(call, {reservation = event.reservation, key = event.key, model = event.model,
-      lane = event.lane, job_deadline_ms = event.job_deadline_ms, body_bytes = 0}, event.team,
-      {price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}, 0, 0)
-    reservation.tokens_held = event.tokens_held
-    local ids = limits_of(call, read_subject(call, event.key, event.model), event.team)
-    for index = 1, #ids do
-      if call.counters[ids[index]].kind == WINDOW then reservation.windows[#reservation.windows + 1] = ids[index] end
+  local function bury(call, event)
+    local state = ENDED_BY[event.kind]
+    if not state then return end
+    local reservation = find_reservation(call, event.reservation)
+    if not reservation then
+      local price = event.price
+      reservation = make_reservation(call, {reservation = event.reservation, key = event.key, model = event.model,
+        lane = event.lane, job_deadline_ms = event.job_deadline_ms, body_bytes = 0}, event.team,
+        {price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}, 0, 0)
+      reservation.tokens_held = event.tokens_held
+      local ids = limits_of(call, read_subject(call, event.key, event.model), event.team)
+      for index = 1, #ids do
+        if call.counters[ids[index]].kind == WINDOW then reservation.windows[#reservation.windows + 1] = ids[index] end
+      end
     end
+    if state == 'expired' then
+      reservation.charged_prompt, reservation.charged_completion = event.usage.prompt, event.usage.completion
+      reservation.charged_requests, reservation.charged_cost = event.charge.requests, event.charge.cost_nanos
+    end
+    end_as(call, reservation, state)
+    reservation.due_ms = max(event.occurred_at_ms + REMEMBER_MS, event.job_deadline_ms)
   end
-  if state == 'expired' then
-    reservation.charged_prompt, reservation.charged_completion = event.usage.prompt, event.usage.completion
-    reservation.charged_requests, reservation.charged_cost = event.charge.requests, event.charge.cost_nanos
-  end
-  end_as(call, reservation, state)
-  reservation.due_ms = max(event.occurred_at_ms + REMEMBER_MS, event.job_deadline_ms)
-end
 
-local function restore(call, request)
-  if call.epoch then return refused('the state is not lost: it has a marker or an epoch') end
-  if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
-    return refused('nothing is defined yet; define first')
-  end
-  call.is_open, call.now = true, max(call.now, request.clock_ms)
-  load_all_counters(call)
-  for id, counter in pairs_of(call.counters) do
-    if is_bucket(counter) then
-      counter.level, counter.rolled_at = 0, call.now
-      change_counter(call, id)
+  function restore(call, request)
+    if call.epoch then return refused('the state is not lost: it has a marker or an epoch') end
+    if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
+      return refused('nothing is defined yet; define first')
     end
-  end
-  for index = 1, #request.counters do
-    local given = request.counters[index]
-    local id = given.limit
-    if not call.counters[id] then
-      given.cap = 0
-      call.counters[id] = new_counter(given, call.now)
-      call.counters[id].defined = 0
+    call.is_open, call.now = true, max(call.now, request.clock_ms)
+    load_all_counters(call)
+    for id, counter in pairs_of(call.counters) do
+      if is_bucket(counter) then
+        counter.level, counter.rolled_at = 0, call.now
+        change_counter(call, id)
+      end
     end
-    local counter = change_counter(call, id)
-    counter.used, counter.window = given.used, given.window
-    roll(counter, call.now)
+    for index = 1, #request.counters do
+      local given = request.counters[index]
+      local id = given.limit
+      if not call.counters[id] then
+        given.cap = 0
+        call.counters[id] = new_counter(given, call.now)
+        call.counters[id].defined = 0
+      end
+      local counter = change_counter(call, id)
+      counter.used, counter.window = given.used, given.window
+      roll(counter, call.now)
+    end
+    for index = 1, #request.tombstones do bury(call, request.tombstones[index]) end
+    return DONE
   end
-  for index = 1, #request.tombstones do bury(call, request.tombstones[index]) end
-  return DONE
 end
 
 -- Reading ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""What the ledger knows comes back into a Redis that lost it as it comes back into the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.adapters.redis.address import read_address
+from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.library import load_library
+from penstock.adapters.redis.restoring import TOMBSTONES_PER_CALL, Restorer
+from penstock.adapters.redis.store import RedisStore, open_store
+from penstock.errors import StoreUnavailable
+from penstock.quota import Define, Event, Inspect, Organisation, Ready, Settle, Touch, Usage, restore
+from penstock.quota.operations import Call, Inspected
+from tests.adapters.redis.clocked import CLOCKED, set_time
+from tests.quota.histories import ORGANISATIONS, history
+from tests.system.services import Redis
+
+CALLS = 1_500
+NAME = ORGANISATIONS[0]
+
+
+def lived(seed: int) -> tuple[Organisation, list[Event], int]:
+    """An organisation after a history, with its ledger, and the time."""
+    organisation, events, now_ms = Organisation(NAME), [], 0
+    for call, time_ms in history(seed, CALLS):
+        if call.organisation == NAME:
+            organisation.apply(call, time_ms=time_ms)
+            events += organisation.outbox
+            organisation.outbox.clear()
+            now_ms = max(now_ms, time_ms, organisation.clock_ms)
+    first = {(event.reservation, event.kind): event for event in reversed(events)}
+    return organisation, sorted(first.values(), key=lambda event: event.occurred_at_ms), now_ms
+
+
+def summed(events: list[Event]) -> dict[tuple[str, int], int]:
+    sums: dict[tuple[str, int], int] = defaultdict(int)
+    for event in events:
+        for posted in event.amounts:
+            sums[posted.limit, posted.window] += posted.amount
+    return dict(sums)
+
+
+def questions(events: list[Event], now_ms: int) -> list[Call[Any]]:
+    """What a restored store is asked: every id that it must remember, then everything."""
+    asked: list[Call[Any]] = []
+    for event in events[-60:]:
+        here: dict[str, Any] = {"organisation": NAME, "caller_now_ms": now_ms, "reservation": event.reservation}
+        asked += [Touch(**here, prompt=1, completion=1), Settle(**here, usage=Usage(3_000, 2_000, 10))]
+    return [*asked, Inspect(organisation=NAME, caller_now_ms=now_ms)]
+
+
+async def _compare(url: str, seed: int) -> None:
+    lost, events, now_ms = lived(seed)
+    sums = summed(events)
+    client, restorer = RedisClient(read_address(url)), Restorer(read_address(url))
+    await load_library(client, source=CLOCKED)
+    await client.ask(set_time(now_ms))
+    here: dict[str, Any] = {"organisation": NAME, "caller_now_ms": now_ms}
+    model = restore(
+        NAME, version=lost.version, definitions=lost.definitions, epoch=0, time_ms=now_ms, window_sums=sums,
+        tombstones=events,
+    )  # fmt: skip
+    async with open_store(url) as store:
+        await store.apply(Define(**here, version=lost.version, definitions=lost.definitions))
+        await restorer.restore(NAME, clock_ms=now_ms, window_sums=sums, tombstones=events)
+        for epoch in (0, 7):
+            ready = Ready(**here, epoch=epoch)
+            assert await store.apply(ready) == model.apply(ready, time_ms=now_ms)
+        for question in (Inspect(**here), *questions(events, now_ms)):
+            assert await store.apply(question) == model.apply(question, time_ms=now_ms), f"seed {seed}: {question}"
+        await _refuses_when_not_lost(store, restorer, now_ms)
+    await restorer.close()
+    await client.close()
+
+
+async def _refuses_when_not_lost(store: RedisStore, restorer: Restorer, now_ms: int) -> None:
+    inspect = Inspect(organisation=NAME, caller_now_ms=now_ms)
+    before = await store.apply(inspect)
+    assert isinstance(before, Inspected)
+    with pytest.raises(StoreUnavailable, match="the state is not lost"):
+        await restorer.restore(NAME, clock_ms=now_ms, window_sums={}, tombstones=[])
+    assert await store.apply(inspect) == before
+
+
+@pytest.mark.parametrize("history_seed", [1, 2, 3])
+def test_a_restored_redis_answers_as_the_restored_model(tmp_path: Path, history_seed: int) -> None:
+    service = Redis(tmp_path)
+    try:
+        service.start()
+        asyncio.run(_compare(service.url, history_seed))
+    finally:
+        service.stop()
+
+
+def test_the_histories_fill_more_than_one_portion() -> None:
+    assert max(len(lived(seed)[1]) for seed in (1, 2, 3)) > 100
+    assert TOMBSTONES_PER_CALL == 500
