@@ -32,6 +32,7 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 
 # "path::function": why this test must wait for the clock of the machine.
 REVIEWED_SLEEPS: dict[str, str] = {
+    "tests/adapters/redis/test_failures.py::known": "another store tells Redis again when it is back; Redis is asked",
     "tests/adapters/redis/test_failures.py::usable": "Redis is back when a call is answered; it is asked until one is",
     "tests/system/deployments.py::until": "asks a running service over HTTP; nothing tells when a job has begun",
     "tests/system/services.py::wait_until": "polls a server that says nowhere when it is ready",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,15 @@ async def usable(store: RedisStore) -> None:
             return
         await asyncio.sleep(0.01)
     pytest.fail("Redis is not used again")
+
+
+async def known(store: RedisStore, number: int) -> None:
+    """The store has this reservation, or gets it soon."""
+    for _ in range(1_000):
+        if isinstance(await bounded(store, _look(number)), Seen):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"nobody told Redis of reservation {number}")
 
 
 async def consistent(url: str) -> dict[str, Any]:
@@ -276,6 +286,26 @@ def test_a_redis_that_lost_everything_is_not_ready_and_counts_nothing_as_zero(pr
             return await store.apply(reserve(2))
 
     assert asyncio.run(run()) == NotReady()
+
+
+def test_holds_of_a_redis_that_lost_everything_are_told_again_once_it_is_put_back(prepared: Redis) -> None:
+    async def run() -> set[str]:
+        async with open_store(prepared.url) as store:
+            await _all(store, reserve, range(10))
+            client = RedisClient(read_address(prepared.url))
+            await client.ask(pack("FLUSHALL"))
+            await client.close()
+            assert await store.apply(reserve(10)) == NotReady()
+            async with open_store(prepared.url) as keeper:
+                await keeper.apply(define())
+                await keeper.apply(replace(ready(), epoch=0))
+                for number in range(10):
+                    await known(keeper, number)
+                await keeper.apply(replace(ready(), epoch=2))
+        return {reservation_id(0, number) for number in range(10)}
+
+    held = asyncio.run(run())
+    assert asyncio.run(consistent(prepared.url)) == {"held": held, "used": 0}
 
 
 def test_lost_functions_are_named_and_their_return_is_noticed(prepared: Redis) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -23,7 +24,7 @@ from penstock.adapters.redis.replaying import Acknowledged
 from penstock.adapters.redis.translating import read_answer, write_call
 from penstock.adapters.redis.wire import Refusal, Wire
 from penstock.errors import StoreUnavailable
-from penstock.quota.operations import Call, Define, Inspect
+from penstock.quota.operations import Call, Define, Inspect, NotReady
 
 A = TypeVar("A")
 
@@ -31,6 +32,8 @@ log = logging.getLogger("penstock.adapters.redis")
 
 GOVERNING_S: Final = 5.0
 AT_ONCE: Final = 200
+TELL_EVERY_S: Final = 0.5
+TELL_FOR_MS: Final = 120_000
 _GOVERNING = (Define, Inspect)  # read or write everything of an organisation, which takes as long as it is large
 
 
@@ -56,6 +59,7 @@ class RedisStore:
         self._name = name
         self._now_ms = now_ms
         self._acknowledged = Acknowledged()
+        self._losses: dict[str, asyncio.Task[None]] = {}
         self._calls = RedisClient(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
         self._governing = RedisClient(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
 
@@ -101,10 +105,15 @@ class RedisStore:
             raise _translated(refusal, call) from refusal
         answer = read_answer(reply)
         self._acknowledged.note(call, answer)
+        if type(answer) is NotReady:
+            self._notice_loss(call.organisation)
         return cast(A, answer)
 
     async def close(self) -> None:
         """End the connections. Calls under way fail."""
+        for task in tuple(self._losses.values()):
+            task.cancel()
+            await asyncio.wait([task])
         await self._calls.close()
         await self._governing.close()
 
@@ -115,9 +124,40 @@ class RedisStore:
         for first in range(0, len(calls), AT_ONCE):
             asked = [wire.send(write_call(call)) for call in calls[first : first + AT_ONCE]]
             for call, reply in zip(calls[first:], asked, strict=False):
-                answers[f"{type(call).__name__}: {await _answer_name(reply)}"] += 1
-        if calls:
-            log.warning("Redis was told again what it had acknowledged", extra={"answers": dict(answers)})
+                name = await _answer_name(reply)
+                answers[f"{type(call).__name__}: {name}"] += 1
+                if name == NotReady.__name__:
+                    self._notice_loss(call.organisation)
+        _log_told(answers)
+
+    def _notice_loss(self, organisation: str) -> None:
+        """An organisation's state is gone: keep what it had acknowledged here, and tell it once it is put back."""
+        if organisation not in self._losses:
+            calls = [call for call in self._acknowledged.again(self._now_ms()) if call.organisation == organisation]
+            if calls:
+                task = asyncio.create_task(self._tell_when_back(calls))
+                self._losses[organisation] = task
+                task.add_done_callback(lambda _: self._losses.pop(organisation))
+
+    async def _tell_when_back(self, calls: list[Call[Any]]) -> None:
+        """A rebuild waits one lease for what processes still hold; after two, every lease has passed."""
+        until_ms = self._now_ms() + TELL_FOR_MS
+        answers: Counter[str] = Counter()
+        left = deque(calls)
+        while left and self._now_ms() < until_ms:
+            answer: object = None
+            with suppress(StoreUnavailable):
+                answer = await self.apply(replace(left[0], caller_now_ms=self._now_ms()))
+            if answer is None or isinstance(answer, NotReady):
+                await asyncio.sleep(TELL_EVERY_S)
+            else:
+                answers[f"{type(left.popleft()).__name__}: {type(answer).__name__}"] += 1
+        _log_told(answers)
+
+
+def _log_told(answers: Counter[str]) -> None:
+    if answers:
+        log.warning("Redis was told again what it had acknowledged", extra={"answers": dict(answers)})
 
 
 async def _answer_name(reply: asyncio.Future[bytes]) -> str:
