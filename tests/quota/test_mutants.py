@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.quota.mutants import HERE, SLOWEST_LAST, all_mutants, explained, mutants_of
 
 SAMPLE = '''
@@ -42,6 +44,7 @@ def test_each_comparison_and_each_write_is_broken_once() -> None:
     )
 
 
+@pytest.mark.slow
 def test_mutants_are_told_apart_and_can_be_compiled() -> None:
     mutants = all_mutants()
     assert len({mutant.key for mutant in mutants}) == len(mutants) > 300
@@ -49,6 +52,7 @@ def test_mutants_are_told_apart_and_can_be_compiled() -> None:
         compile(mutant.source, mutant.file, "exec")
 
 
+@pytest.mark.slow
 def test_every_explanation_is_of_a_mutant_that_exists() -> None:
     assert set(explained()) - {mutant.key for mutant in all_mutants()} == set()
     assert all(explained().values())

@@ -13,6 +13,8 @@ import yaml
 
 from tests.system.services import PostgreSQL, RabbitMQ, Redis
 
+pytestmark = pytest.mark.slow
+
 BOUND_S = 120.0
 
 

@@ -12,6 +12,8 @@ from penstock.adapters.redis.translating import partition_of
 from tests.system.bento import CONFIGURATIONS, RESOURCES, Bento, found_bento
 from tests.system.programs import answers_200
 
+pytestmark = pytest.mark.slow
+
 STREAMS = sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml"))
 FILES = sorted((*CONFIGURATIONS.glob("*.yaml"), *CONFIGURATIONS.glob("resources/*.yaml")))
 LINES_MAX = 160
@@ -51,7 +53,6 @@ def test_what_is_wrong_is_seen_by_the_inline_tests(tmp_path: Path) -> None:
     assert "a job that was unknown is voided" in done.stdout + done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_stream_starts_without_its_services_and_stops(stream: str, tmp_path: Path) -> None:
     started = Bento(tmp_path, stream, {"PENSTOCK_GATEWAY_ADDRESS": "127.0.0.1:0", "PENSTOCK_PEPPER": "p" * 40})
