@@ -10,7 +10,7 @@ import pytest
 from penstock.errors import Conflict, NotFound
 from penstock.lanes.following import Following, steps
 from penstock.ports import JobQuery, JobState, StoredJob
-from penstock.quota.operations import Lane
+from penstock.quota.operations import Lane, Void
 from tests.adapters.embedded.counter import name, run
 from tests.lanes.queue_stage import DEADLINE_MS, queue_staged
 
@@ -45,6 +45,20 @@ def test_a_job_is_there_before_the_database_has_heard_of_it(path: Path) -> None:
             assert (found.state, found.model, found.key) == (JobState.QUEUED, "m", "k1")
             assert found.created_at_ms == stage.counter.now_ms
             assert found.deadline_ms == stage.counter.now_ms + DEADLINE_MS
+
+    run(test)
+
+
+def test_a_job_that_ended_a_moment_ago_is_there_before_the_database_has_heard_of_it(path: Path) -> None:
+    async def test() -> None:
+        async with queue_staged(path, starts=False) as stage:
+            job = await stage.accept()
+            void = Void(organisation="acme", caller_now_ms=stage.counter.now_ms, reservation=job)
+            await stage.counter.store.apply(void)
+            early = Following(Empty(stage.following), stage.counter.store, stage.clock)
+            found = await early.get("acme", job)
+            assert not found.state.is_final  # how it ended is not known yet
+            assert (found.model, found.key) == ("m", "k1")
 
     run(test)
 

@@ -25,17 +25,18 @@ from tests.system.services import free_port
 BOUND_S = 180.0
 DRAINED_S = 60.0
 ORGANISATION = "acme"
+LIMITS = ("100M tokens/day", "1k concurrent")
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 class Cluster(Program):
-    """``penstock up`` with models ``m`` and ``n`` on a model server of ours."""
+    """``penstock up`` with models ``m`` and ``n`` on a simulated model server; a ``Deployment``."""
 
     start_s = 180.0  # ten processes, of which several are slow to start on a busy machine
     stop_s = 90.0
 
-    def __init__(self, folder: Path, model: SimulatedModel, *, limits: tuple[str, ...] = ()) -> None:
-        self.model = model
+    def __init__(self, folder: Path, *model_options: str, limits: tuple[str, ...] = LIMITS) -> None:
+        self.model = model = SimulatedModel(folder / "model", "--model", "m", "--model", "n", *model_options)
         self.data = folder / "cluster"
         self.ports = {"port": free_port(), "operations_port": free_port()}
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,11 +55,21 @@ class Cluster(Program):
         self.keys: dict[str, str] = {}
 
     def start(self) -> None:
+        self.model.start()
         super().start()
         self.keys = make_keys(self.configuration, Places(self.data))
         for key in self.keys.values():
             with self.client(key) as client:
                 until(lambda client=client: client.get("/v1/models").status_code == 200)
+
+    def stop(self) -> int:
+        try:
+            return super().stop()
+        finally:
+            self.model.stop()
+
+    def key(self, organisation: str = ORGANISATION) -> str:
+        return self.keys[organisation]
 
     def is_ready(self) -> bool:
         return (self.data / "serve.json").exists()
@@ -128,6 +139,13 @@ class Cluster(Program):
 
         until(is_still, bound_s=DRAINED_S)
         return list(read_ledger(self.configuration, Places(self.data)))
+
+    def charges(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for event in read_ledger(self.configuration, Places(self.data)):
+            if event.charge.requests:
+                found.setdefault(event.reservation, []).append(event.charge.tokens)
+        return found
 
 
 def billed(events: list[Event]) -> Counter[str]:

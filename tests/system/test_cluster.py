@@ -12,7 +12,6 @@ from openai import OpenAI
 
 from penstock.quota.events import EventKind
 from tests.system.clusters import Cluster, billed, until
-from tests.system.programs import SimulatedModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
@@ -22,17 +21,12 @@ SERVICES = ("redis", "postgresql", "rabbitmq")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("up")
-    model = SimulatedModel(folder / "model", "--decode", "200", "--model", "m", "--model", "n")
-    model.start()
-    found = Cluster(folder, model, limits=("10M tokens/month", "100 usd/month", "1k concurrent"))
+    found = Cluster(tmp_path_factory.mktemp("up"), "--decode", "200")
     try:
         found.start()
         yield found
     finally:
-        if found.process is not None:
-            assert found.stop() == 0
-        model.stop()
+        assert found.stop() == 0
 
 
 def test_the_official_client_chats_streams_and_reads_its_usage(cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.system.clusters import Cluster
 from tests.system.deployments import Client, Deployment, Embedded, until
 
 pytestmark = pytest.mark.slow
@@ -19,9 +20,9 @@ HELLO: Any = [{"role": "user", "content": "Say something."}]
 PLACES = 4  # jobs at once, in either mode
 
 
-@pytest.fixture(scope="module", params=["embedded"])
+@pytest.fixture(scope="module", params=[Embedded, Cluster])
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployed = Embedded(tmp_path_factory.mktemp(request.param))
+    deployed = request.param(tmp_path_factory.mktemp(request.param.__name__))
     try:
         deployed.start()
         yield deployed

@@ -56,7 +56,7 @@ class Following:
             Look(organisation=organisation, caller_now_ms=self._clock.now_ms(), reservation=job)
         )
         found = None
-        if isinstance(seen, Seen) and seen.lane == Lane.QUEUE and seen.state is State.OPEN:
+        if isinstance(seen, Seen) and seen.lane == Lane.QUEUE and (known is None or seen.state is State.OPEN):
             found = _merged(known or _only_seen(organisation, job, seen), seen)
         found = found or known  # one that has ended stays as it was until the database knows how
         if found is None:
@@ -141,7 +141,7 @@ def steps(job: StoredJob) -> list[JobEvent]:
 
 
 def _merged(known: StoredJob, seen: Seen) -> StoredJob:
-    """An open job as the quota store sees it."""
+    """A job as the quota store sees it: open, or ended a moment ago, and how is not known here yet."""
     state = JobState.RUNNING if seen.running or seen.published else JobState.QUEUED
     return replace(known, state=state, cancel_requested=seen.cancelled)
 
