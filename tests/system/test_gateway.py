@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from penstock.lanes.jobs import read_job
 from penstock.quota.definitions import Kind, Metric
 from penstock.quota.events import Usage
 from penstock.quota.operations import Settle, Void
-from tests.system.bento import CHAT, PEPPER, Cluster, Gateway, send
+from tests.system.bento import CHAT, PEPPER, Answer, Cluster, Gateway, send
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
@@ -340,6 +341,31 @@ def test_without_redis_no_job_is_taken(cluster: Cluster, gateway: Gateway) -> No
     (job,) = jobs_taken(cluster)
     void(cluster, "storeless", job["job"])
     assert cluster.inspect("storeless").holds == ()
+
+
+def test_a_gateway_that_is_told_to_stop_answers_what_it_began(cluster: Cluster, tmp_path: Path) -> None:
+    key = cluster.define("stopping", DAY)
+    stopping = Gateway(tmp_path, cluster)
+    stopping.start()
+
+    def until_gone() -> list[Answer]:
+        answers = []
+        try:
+            while True:
+                answers.append(stopping.post(key))
+        except OSError:  # nobody listens any more, so nothing was begun: see below
+            return answers
+
+    with ThreadPoolExecutor(8) as clients:
+        begun = [clients.submit(until_gone) for _ in range(8)]
+        while len(cluster.inspect("stopping").holds) < 20:
+            assert not any(client.done() for client in begun)
+        stopping.stop()
+        answers = [answer for client in begun for answer in client.result()]
+    assert {answer.status for answer in answers} <= {202, 503}
+    accepted = {answer.body["id"] for answer in answers if answer.status == 202}
+    assert {job["job"] for job in jobs_taken(cluster)} == accepted
+    assert {hold.reservation for hold in cluster.inspect("stopping").holds} == accepted
 
 
 def test_prompts_and_secrets_are_in_no_log(cluster: Cluster, gateway: Gateway) -> None:
