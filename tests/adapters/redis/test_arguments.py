@@ -14,7 +14,7 @@ from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.translating import keys_of, write_call
 from penstock.adapters.redis.wire import Refusal
-from tests.adapters.redis.desks import WINDOW, calls_of_a_life, define, ready, reserve, settle
+from tests.adapters.redis.desks import WINDOW, calls_of_a_life, define, now_ms, ready, reserve, settle
 from tests.system.services import Redis
 
 RESERVE = json.loads(write_call(reserve(7)).split(b"\r\n")[-2])
@@ -109,6 +109,7 @@ def test_a_damaged_counter_stops_its_calls_and_is_never_counted_as_zero(service:
         await client.close()
 
     asyncio.run(damage())
-    said, is_unchanged = refused(service, "FCALL", "penstock_reserve", "5", *keys_of("acme"), json.dumps(RESERVE))
+    argument = json.dumps({**RESERVE, "caller_now_ms": now_ms(), "job_deadline_ms": now_ms() + 60_000})
+    said, is_unchanged = refused(service, "FCALL", "penstock_reserve", "5", *keys_of("acme"), argument)
     assert f"the counter of {WINDOW} is missing" in said
     assert is_unchanged
