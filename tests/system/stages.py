@@ -36,6 +36,8 @@ from penstock.quota import (
     reservation_id,
 )
 from tests.system.bento import Cluster, Gateway, found_bento
+from tests.system.clusters import until
+from tests.system.keepers import World
 from tests.system.programs import Announced, SimulatedModel
 from tests.system.services import Redis
 
@@ -145,5 +147,23 @@ def queue(place: Path) -> Iterator[dict[str, str]]:
         cluster.stop()
 
 
+@contextmanager
+def keeper(place: Path) -> Iterator[dict[str, str]]:
+    """A keeper that has drained three settled requests of acme: its operations port and ``DATABASE``."""
+    world = World(place)
+    try:
+        world.start()
+        program = world.keeper()
+        until(world.is_ready)
+        world.settle(3)
+        world.assert_whole()
+        until(lambda: program.metric("penstock_keeper_events_total") == 3)
+        secret = world.postgresql.password
+        database = world.database.replace("//", f"//penstock:{secret}@")
+        yield {"DATABASE": database, "KEEPER": program.url, "PAGER": "cat"}
+    finally:
+        world.stop()
+
+
 Stage = Callable[[Path], AbstractContextManager[dict[str, str]]]
-STAGES: dict[str, Stage] = {"queue": queue, "redis": redis, "serve": serve}
+STAGES: dict[str, Stage] = {"keeper": keeper, "queue": queue, "redis": redis, "serve": serve}
