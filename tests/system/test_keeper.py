@@ -14,6 +14,8 @@ from tests.system.keepers import World
 
 KILLED_S = 30.0
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:

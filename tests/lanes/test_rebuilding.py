@@ -1,0 +1,131 @@
+"""An organisation without state begins, or is rebuilt from the ledger and waits a lease; nothing is admitted before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from penstock.lanes.rebuilding import Rebuilder
+from penstock.quota import Call, Definitions, Event, Inspect, Inspected, Kind, Limit, Metric, Organisation, restore
+
+A = TypeVar("A")
+T0_MS = 1_741_000_000_000
+DAY = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.WINDOW, period_ms=86_400_000, cap=1_000)
+RATE = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.RATE, period_ms=60_000, cap=600)
+DEFINITIONS = Definitions(limits=(DAY, RATE))
+TODAY = T0_MS // 86_400_000
+
+
+class Stage:
+    """A quota store that is the model, a ledger of a few numbers, and a clock that stands until it is moved."""
+
+    def __init__(self, *, epoch: int = 0, newest_ms: int = 0) -> None:
+        self.now_s = 0.0
+        self.epochs = {"acme": epoch}
+        self.newest = newest_ms
+        self.drains = 0
+        self.organisation = Organisation("acme")
+        self.rebuilder = Rebuilder(self, self, self, self)
+
+    def now_ms(self) -> int:
+        return T0_MS + int(self.now_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    async def apply(self, call: Call[A]) -> A:
+        return self.organisation.apply(call, time_ms=self.now_ms())
+
+    async def epoch(self, organisation: str) -> int:
+        return self.epochs[organisation]
+
+    async def keep_epoch(self, organisation: str, epoch: int) -> None:
+        self.epochs[organisation] = epoch
+
+    async def newest_ms(self, organisation: str) -> int:
+        return self.newest
+
+    async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
+        assert since_ms <= TODAY * 86_400_000
+        return {("acme/tokens/day", TODAY): 450}
+
+    async def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
+        return []
+
+    async def restore(
+        self, organisation: str, *, clock_ms: int, window_sums: dict[tuple[str, int], int], tombstones: Sequence[Event]
+    ) -> None:
+        assert self.organisation.version, "defined first"
+        self.organisation = restore(
+            organisation, version=1, definitions=DEFINITIONS, epoch=0, time_ms=clock_ms, window_sums=window_sums,
+            tombstones=tombstones,
+        )  # fmt: skip
+
+    async def drain(self) -> None:
+        self.drains += 1
+
+    def tend(self, *, is_lost: bool = False) -> None:
+        asyncio.run(self.rebuilder.tend("acme", 1, DEFINITIONS, is_lost=is_lost, drain=self.drain))
+
+    def inspected(self) -> Any:
+        return self.organisation.apply(Inspect(organisation="acme", caller_now_ms=self.now_ms()), time_ms=self.now_ms())
+
+    def standing(self) -> dict[str, tuple[int, int]]:
+        found = self.inspected()
+        assert isinstance(found, Inspected)
+        return {limit.limit: (limit.used, limit.available) for limit in found.limits}
+
+
+def test_one_that_the_ledger_never_charged_begins_at_once_with_full_buckets() -> None:
+    stage = Stage()
+    stage.tend(is_lost=True)
+    assert stage.inspected().epoch == stage.epochs["acme"] == 1
+    assert stage.standing() == {"acme/tokens/day": (0, 1_000), "acme/tokens/minute": (0, 600)}
+    assert stage.rebuilder.under_way == ()
+
+
+def test_a_lost_one_has_the_ledgers_sums_and_empty_buckets_and_waits_a_lease_for_claims() -> None:
+    stage = Stage(epoch=4, newest_ms=T0_MS - 5)
+    stage.tend(is_lost=True)
+    assert stage.drains == 1
+    assert stage.inspected().epoch == 0
+    assert stage.standing() == {"acme/tokens/day": (450, 550), "acme/tokens/minute": (0, 0)}
+    stage.now_s = 59.9
+    stage.tend()
+    assert stage.inspected().epoch == 0
+    assert stage.rebuilder.under_way == ("acme",)
+    stage.now_s = 60.0
+    stage.tend()
+    assert stage.inspected().epoch == stage.epochs["acme"] == 5
+    assert stage.drains == 2
+    assert stage.rebuilder.under_way == ()
+
+
+def test_one_with_an_epoch_but_no_rows_was_lost_too() -> None:
+    stage = Stage(epoch=1)
+    stage.tend(is_lost=True)
+    assert stage.inspected().epoch == 0
+
+
+def test_the_next_keeper_ends_a_rebuild_that_the_one_before_began() -> None:
+    stage = Stage(epoch=4, newest_ms=T0_MS)
+    stage.tend(is_lost=True)
+    stage.rebuilder.begin()
+    stage.now_s = 30.0
+    stage.tend()
+    stage.now_s = 89.9
+    stage.tend()
+    assert stage.inspected().epoch == 0
+    stage.now_s = 90.0
+    stage.tend()
+    assert stage.inspected().epoch == 5
+
+
+def test_an_epoch_that_the_database_lost_is_kept_again() -> None:
+    stage = Stage()
+    stage.tend(is_lost=True)
+    stage.epochs["acme"] = 0
+    stage.rebuilder.begin()
+    stage.tend()
+    assert stage.epochs["acme"] == 1
