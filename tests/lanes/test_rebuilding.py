@@ -82,7 +82,7 @@ def test_one_that_the_ledger_never_charged_begins_at_once_with_full_buckets() ->
     stage.tend(is_lost=True)
     assert stage.inspected().epoch == stage.epochs["acme"] == 1
     assert stage.standing() == {"acme/tokens/day": (0, 1_000), "acme/tokens/minute": (0, 600)}
-    assert stage.rebuilder.under_way == ()
+    assert not stage.rebuilder.under_way
 
 
 def test_a_lost_one_has_the_ledgers_sums_and_empty_buckets_and_waits_a_lease_for_claims() -> None:
@@ -99,7 +99,7 @@ def test_a_lost_one_has_the_ledgers_sums_and_empty_buckets_and_waits_a_lease_for
     stage.tend()
     assert stage.inspected().epoch == stage.epochs["acme"] == 5
     assert stage.drains == 2
-    assert stage.rebuilder.under_way == ()
+    assert not stage.rebuilder.under_way
 
 
 def test_one_with_an_epoch_but_no_rows_was_lost_too() -> None:
