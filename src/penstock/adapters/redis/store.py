@@ -57,6 +57,7 @@ class RedisStore:
     ) -> None:
         self._address = address
         self._name = name
+        self.bound_s = bound_s
         self._now_ms = now_ms
         self._acknowledged = Acknowledged()
         self._losses: dict[str, asyncio.Task[None]] = {}
@@ -183,6 +184,7 @@ async def open_store(
     password: str | None = None,
     ca: Path | None = None,
     name: str = "penstock",
+    bound_s: float = BOUND_S,
 ) -> AsyncIterator[RedisStore]:
     """The store at a URL, checked and connected; closed at the end.
 
@@ -190,11 +192,12 @@ async def open_store(
         url: ``redis[s]://host[:port][/database]``.
         username: Of an account that ``penstock setup`` made; goes before the URL's, as ``password`` does.
         ca: Certificates (PEM) that vouch for the server instead of the system's.
+        bound_s: See ``RedisStore``.
 
     Raises:
         ConfigurationError, StoreUnavailable: See ``RedisStore.start``.
     """
-    store = RedisStore(read_address(url, username=username, password=password, ca=ca), name=name)
+    store = RedisStore(read_address(url, username=username, password=password, ca=ca), name=name, bound_s=bound_s)
     try:
         await store.start()
         yield store
