@@ -28,7 +28,7 @@ from tests.system.bento import ROOT, VHOST, Bento, Cluster
 from tests.system.programs import Program, SimulatedModel, answers_200
 from tests.system.services import PostgreSQL, Redis, free_port
 
-BOUND_S = 60.0
+BOUND_S = 40.0
 QUEUE = queue_name("m")
 SECRET = "canary-of-a-prompt"
 
