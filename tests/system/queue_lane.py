@@ -25,6 +25,7 @@ from penstock.quota import Definitions, Key, Kind, Lane, Limit, Metric, Model, P
 from penstock.quota.events import Event, EventKind
 from penstock.quota.operations import Define, Look, Ready, Reserve, Reserved, Seen, Settle, Void
 from tests.system.bento import ROOT, VHOST, Bento, Cluster
+from tests.system.deployments import until as poll
 from tests.system.programs import Program, SimulatedModel, answers_200
 from tests.system.services import PostgreSQL, Redis, free_port
 
@@ -35,10 +36,10 @@ SECRET = "canary-of-a-prompt"
 
 def until(happened: Callable[[], bool], what: str) -> None:
     """Poll until it has happened; past the bound the test fails with what it waited for."""
-    ends_at = time.monotonic() + BOUND_S
-    while not happened():
-        assert time.monotonic() < ends_at, f"after {BOUND_S} s still not: {what}"
-        time.sleep(0.02)
+    try:
+        poll(happened, bound_s=BOUND_S)
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from None
 
 
 def now_ms() -> int:
