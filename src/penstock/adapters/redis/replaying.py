@@ -18,6 +18,7 @@ from penstock.quota.operations import (
     Call,
     Cancel,
     Done,
+    Duplicate,
     Lane,
     Post,
     Published,
@@ -27,6 +28,7 @@ from penstock.quota.operations import (
     Run,
     Settle,
     Settled,
+    State,
     Touch,
     Void,
 )
@@ -54,11 +56,11 @@ class Acknowledged:
 
     Args:
         open: By reservation.
-        recent: Oldest first; its times are the callers' clocks.
+        recent: Oldest first, each with the caller's clock when it was acknowledged.
     """
 
     open: dict[str, _Open] = field(default_factory=dict)
-    recent: deque[Any] = field(default_factory=deque)
+    recent: deque[tuple[int, Any]] = field(default_factory=deque)
 
     def note(self, call: Call[Any], answer: object) -> None:
         """Remember a call, if Redis took something over by its answer."""
@@ -67,15 +69,16 @@ class Acknowledged:
             self._renew(cast(Touch, call))
         if kind not in _KEPT:
             return
-        if kind in _ENDS:
-            self.open.pop(cast(Settle, call).reservation, None)
-        if type(answer) not in _ACKNOWLEDGED:
-            return
         now_ms = call.caller_now_ms
+        hold = self.open.pop(cast(Settle, call).reservation, None) if kind in _ENDS else None
+        if type(answer) not in _ACKNOWLEDGED and not _is_repeated(kind, answer):
+            return
+        if hold is not None:
+            self.recent.append((now_ms, hold.reserve))  # an end is told after its hold, however old that is
         if kind is Reserve and cast(Reserve, call).lane is Lane.REALTIME:
             self.open[cast(Reserve, call).reservation] = _Open(cast(Reserve, call), now_ms)
-        self.recent.append(call)
-        while self.recent[0].caller_now_ms < now_ms - KEPT_MS:
+        self.recent.append((now_ms, call))
+        while self.recent[0][0] < now_ms - KEPT_MS:
             self.recent.popleft()
 
     def again(self, now_ms: int) -> Iterator[Call[Any]]:
@@ -84,14 +87,14 @@ class Acknowledged:
         Args:
             now_ms: Unix milliseconds. A lease that passed while Redis was away is not taken again.
         """
-        for call in self.recent:
+        for _, call in self.recent:
             if type(call) in _GRANTS and call.reservation not in self.open:
                 is_job = call.lane is Lane.QUEUE
                 # a realtime one has its end below; a job that runs is claimed again only while its lease lasts
                 yield _reassert(call, now_ms, renewed_at_ms=call.caller_now_ms if is_job else now_ms)
         for hold in self.open.values():
             yield _reassert(hold.reserve, now_ms, hold.prompt, hold.completion, renewed_at_ms=hold.renewed_at_ms)
-        for call in self.recent:
+        for _, call in self.recent:
             if type(call) not in _GRANTS:
                 yield replace(call, caller_now_ms=now_ms)
 
@@ -101,6 +104,15 @@ class Acknowledged:
             hold.renewed_at_ms = touch.caller_now_ms
             hold.prompt = max(hold.prompt, touch.prompt)
             hold.completion = max(hold.completion, touch.completion)
+
+
+def _is_repeated(kind: type, answer: object) -> bool:
+    """Whether an end was carried out before, by an attempt whose reply was lost."""
+    if not isinstance(answer, Duplicate):
+        return False
+    return (kind is Settle and answer.state in (State.POSTED, State.LATE)) or (
+        kind is Void and answer.state is State.VOIDED
+    )
 
 
 def _reassert(
