@@ -3,7 +3,7 @@
 What is tried again here: a request that finds its kept connection closed before a byte of it was written goes out
 on a fresh one. Nothing else. A kept connection that closes after the write, without an answer, may have carried
 the request to a server that ran it, so that is ``UpstreamBroken``. To make it rare, connections are kept for less
-time (4 s) than usual servers keep theirs (5 s), or less than a server's Keep-Alive header says.
+time (2 s) than usual servers keep theirs (5 s), or less than a server's Keep-Alive header says.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class HttpClient:
         ca_files: Mapping[str, str] | None = None,
         connections_max: int = 1024,
         idle_max: int = 256,
-        idle_s: float = 4.0,
+        idle_s: float = 2.0,
     ) -> None:
         self._contexts = {
             str(parse_address(origin).origin): ssl.create_default_context(cafile=path)
