@@ -34,7 +34,7 @@ up: $(VENV)/services.stamp $(VENV)/serve.stamp $(BENTO) ## run the whole cluster
 
 .PHONY: test
 test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## run every test but those that need a cluster
-	$(BIN)/pytest -n $(JOBS) -m "not cluster"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not cluster"
 
 .PHONY: check
 check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configuration: under two minutes
