@@ -80,7 +80,7 @@ async def redis(place: Path, clock: StoppedClock) -> AsyncIterator[Backend]:
     try:
         service.start()
         await load_library(client, source=CLOCKED)
-        async with open_redis_store(service.url) as store:
+        async with open_redis_store(service.url, tells_again=False) as store:  # histories forget on purpose
 
             @asynccontextmanager
             async def drained() -> AsyncIterator[list[Event]]:

@@ -45,6 +45,7 @@ class RedisStore:
         name: Shown by Redis's ``CLIENT LIST``.
         bound_s: The longest that one attempt at a call may take, in seconds; there are two.
         now_ms: The clock, Unix milliseconds.
+        tells_again: Whether a Redis that lost its last seconds, or its state, is told again what it had acknowledged.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class RedisStore:
         name: str = "penstock",
         bound_s: float = BOUND_S,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        tells_again: bool = True,
     ) -> None:
         self._address = address
         self._name = name
         self.bound_s = bound_s
         self._now_ms = now_ms
         self._acknowledged = Acknowledged()
+        self._tells_again = tells_again
         self._losses: dict[str, asyncio.Task[None]] = {}
         self._calls = RedisClient(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
         self._governing = RedisClient(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
@@ -105,9 +108,10 @@ class RedisStore:
         except Refusal as refusal:
             raise _translated(refusal, call) from refusal
         answer = read_answer(reply)
-        self._acknowledged.note(call, answer)
-        if type(answer) is NotReady:
-            self._notice_loss(call.organisation)
+        if self._tells_again:
+            self._acknowledged.note(call, answer)
+            if type(answer) is NotReady:
+                self._notice_loss(call.organisation)
         return cast(A, answer)
 
     async def close(self) -> None:
@@ -185,6 +189,7 @@ async def open_store(
     ca: Path | None = None,
     name: str = "penstock",
     bound_s: float = BOUND_S,
+    tells_again: bool = True,
 ) -> AsyncIterator[RedisStore]:
     """The store at a URL, checked and connected; closed at the end.
 
@@ -192,12 +197,13 @@ async def open_store(
         url: ``redis[s]://host[:port][/database]``.
         username: Of an account that ``penstock setup`` made; goes before the URL's, as ``password`` does.
         ca: Certificates (PEM) that vouch for the server instead of the system's.
-        bound_s: See ``RedisStore``.
+        bound_s: See ``RedisStore``, as for ``tells_again``.
 
     Raises:
         ConfigurationError, StoreUnavailable: See ``RedisStore.start``.
     """
-    store = RedisStore(read_address(url, username=username, password=password, ca=ca), name=name, bound_s=bound_s)
+    address = read_address(url, username=username, password=password, ca=ca)
+    store = RedisStore(address, name=name, bound_s=bound_s, tells_again=tells_again)
     try:
         await store.start()
         yield store
