@@ -14,6 +14,8 @@ from penstock.quota import Call, Event, Inspected, Organisation, Post, Reassert,
 from tests.adapters.contract.backends import BACKENDS, Open, StoppedClock
 from tests.quota.histories import ORGANISATIONS, T0_MS, history
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 CALLS = 600
 C = TypeVar("C", bound=Call[Any])
 

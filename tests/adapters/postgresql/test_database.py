@@ -15,6 +15,8 @@ from penstock.errors import StoreUnavailable
 from tests.adapters.conftest import EventMaker, EventWriter
 from tests.adapters.databases import Databases
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 
 def test_migrations_make_exactly_the_tables_that_the_code_names(engine: Engine) -> None:
     assert {job_tables.jobs, definition_tables.limits, keeping_tables.keeper} <= set(metadata.tables.values())

@@ -25,6 +25,8 @@ from penstock.quota.identity import reservation_id
 from tests.adapters.conftest import EventMaker
 from tests.adapters.databases import ACCOUNTS, MARCH_MS
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from sqlalchemy import Engine, text
 
 from penstock.adapters.postgresql.noticing import notice
+
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
 
 BOUND_S = 30.0
 

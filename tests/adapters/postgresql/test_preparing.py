@@ -20,6 +20,8 @@ from penstock.errors import ConfigurationError, StoreUnavailable
 from tests.adapters.conftest import EventMaker, EventWriter
 from tests.adapters.databases import ACCOUNTS, MARCH_MS, Databases
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 STATE = """
     SELECT relname, pg_get_userbyid(relowner), relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace

@@ -35,6 +35,8 @@ from tests.adapters.redis.desks import IN_FLIGHT, TOKENS_HELD, WINDOW, define, n
 from tests.adapters.redis.proxies import network
 from tests.system.services import Redis
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 SLACK_S = 0.5  # of a machine that does other things too
 PATIENT_S = 2.0  # where it matters what is answered, and not how soon
 COUNT = 200

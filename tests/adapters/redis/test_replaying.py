@@ -28,6 +28,8 @@ from penstock.quota import (
 )
 from tests.adapters.redis.desks import define, ready, reserve
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 T0_MS = 1_700_000_000_000
 
 

@@ -21,6 +21,8 @@ from tests.adapters.redis.clocked import CLOCKED, set_time
 from tests.quota.histories import ORGANISATIONS, history
 from tests.system.services import Redis
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 CALLS = 1_500
 NAME = ORGANISATIONS[0]
 

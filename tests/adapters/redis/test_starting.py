@@ -21,6 +21,8 @@ from penstock.errors import ConfigurationError, StoreUnavailable
 from penstock.quota import Inspect, NotReady
 from tests.system.services import Redis, free_port
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 A = TypeVar("A")
 
 

@@ -21,6 +21,8 @@ from penstock.quota import Inspect
 from tests.adapters.redis.desks import calls_of_a_life, define, ready
 from tests.system.services import Redis
 
+pytestmark = pytest.mark.slow  # real services: left out of the quick check
+
 CONFIG = Path(__file__).parents[3] / "config/redis"
 TEMPLATE = (CONFIG / "users.acl").read_text()
 ROLES = ("api", "keeper", "gateway", "worker", "collector")
