@@ -15,7 +15,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build
 INSTALL_SELF := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url
 SERVICES := redis-server rabbitmq-server postgresql
-TEST_PACKAGES := valgrind $(SERVICES)
+TEST_PACKAGES := valgrind curl jq locales sqlite3 $(SERVICES)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/penstock
 BENTO := $(CACHE)/bento
 

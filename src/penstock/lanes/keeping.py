@@ -27,7 +27,6 @@ from penstock.quota.operations import (
     Define,
     Done,
     Duplicate,
-    Inspect,
     NotReady,
     Post,
     Refused,
@@ -48,6 +47,9 @@ UNSETTLED_MAX: Final = 100
 SWEEP_COUNT_MAX: Final = 256
 READ_MAX: Final = 1_000
 """Of each partition at a time."""
+
+EVENTS_READ: Final = "events-read"  # a point at which tests kill it: the store still has them, nobody else
+OUTBOX_TRIMMED: Final = "outbox-trimmed"
 
 log = logging.getLogger("penstock.lanes.keeping")
 
@@ -257,14 +259,14 @@ class Keeper:
                 await self._wait_for_store("events stay in the outbox", error)
 
     async def _drain_once(self, batches: Mapping[int, Sequence[Entry]]) -> None:
-        self._reached("events-read")
+        self._reached(EVENTS_READ)
         oldest_ms = min(entries[0].event.occurred_at_ms for entries in batches.values())
         added = await self._books.drain(batches)
         self.tally.drained += added
         self.tally.repeated += sum(map(len, batches.values())) - added
         self.tally.lag_ms = max(0, self._clock.now_ms() - oldest_ms)
         await self._outbox.trim({partition: entries[-1].id for partition, entries in batches.items()})
-        self._reached("outbox-trimmed")
+        self._reached(OUTBOX_TRIMMED)
 
     async def _govern(self) -> None:
         """Every organisation defined at its newest version and ready, and what is due in it expired."""
@@ -340,11 +342,6 @@ class Keeper:
             return Done()  # it was settled, and long enough ago to be forgotten by the store
         if await self._outbox.read(count_max=1):
             return NotReady()  # the ledger may not know all yet; asked again in a while
-        inspected = await self._quota.apply(
-            Inspect(organisation=result.organisation, caller_now_ms=self._clock.now_ms())
-        )
-        if isinstance(inspected, NotReady):
-            return inspected
         expired = next((row for row in rows if row.kind is EventKind.EXPIRED), None)
         return await self._quota.apply(
             Post(

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -19,7 +18,6 @@ from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
-from penstock.adapters.redis import open_store
 from penstock.api.execution import Execution
 from penstock.api.operations import operations_application
 from penstock.api.server import bind, serve
@@ -30,8 +28,9 @@ from penstock.ports import RequestRecord
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.lanes import model_servers
 from penstock.wiring.places import Places
+from penstock.wiring.quota import open_quota
 from penstock.wiring.running import local_url
-from penstock.wiring.stores import Role, Service, address
+from penstock.wiring.stores import Role
 
 ENVELOPE_FACTOR = 6
 """A message is at most so many times as long as the body in it: JSON may write one byte as six."""
@@ -62,7 +61,6 @@ async def serve_executor(
         ConfigurationError: There are no stores, a secret is missing, or an address is taken.
         StoreUnavailable: Redis cannot be reached.
     """
-    redis = address(configuration, Service.REDIS, Role.WORKER, os.environ)
     places.create()
     clock = SystemClock()
     operations_stop = asyncio.Event()
@@ -74,7 +72,7 @@ async def serve_executor(
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
         observer = FanOut(organisations, metrics, log)
-        quota = await parts.enter_async_context(open_store(redis.url, ca=redis.ca, name="penstock-execute"))
+        quota = await parts.enter_async_context(open_quota(configuration, Role.WORKER))
         servers = await parts.enter_async_context(model_servers(configuration, places))
         caller = Caller(servers.client, clock, observer, servers.models.values())
 

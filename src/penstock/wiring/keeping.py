@@ -29,7 +29,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
-from penstock.wiring.listening import cancelled
+from penstock.wiring.listening import beside
 from penstock.wiring.quota import open_outbox, open_quota, open_restorer
 from penstock.wiring.running import local_url
 from penstock.wiring.stores import Role
@@ -91,7 +91,6 @@ async def run_keeper(
             lease_s=lease_s,
             reached=reached,
         )
-        parts.push_async_callback(cancelled, asyncio.create_task(keeper.run()))
         registry = CollectorRegistry()
         registry.register(KeeperMetrics(keeper.tally))
 
@@ -100,7 +99,8 @@ async def run_keeper(
 
         operations = operations_application(metrics=lambda: generate_latest(registry), readiness=readiness, audit=None)
         url = local_url(host, door.getsockname()[1])
-        await serve(operations, door, stop=stop, started=lambda: started(url), shutdown_s=1.0)
+        serving = serve(operations, door, stop=stop, started=lambda: started(url), shutdown_s=1.0)
+        await beside(keeper.run(), serving)  # a fault ends the process, which is then started again
 
 
 async def _definitions(governing: Governing) -> tuple[int, Mapping[str, Definitions]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from penstock.adapters.http import HttpClient
 from penstock.adapters.local_model import LocalModel
-from penstock.api.services import ModelCard
+from penstock.api.services import Bounds, ModelCard
 from penstock.config import Configuration
 from penstock.lanes.models import ServedModel
 from penstock.lanes.realtime import RealtimeLane
@@ -85,3 +85,9 @@ async def model_servers(configuration: Configuration, places: Places) -> AsyncIt
 def model_cards(configuration: Configuration) -> dict[str, ModelCard]:
     """What ``/v1/models`` shows."""
     return {name: ModelCard(id=name, context=model.context) for name, model in configuration.models.items()}
+
+
+def request_bounds(configuration: Configuration) -> Bounds:
+    """How much of a request is read."""
+    server = configuration.server
+    return Bounds(body_bytes_max=server.body_bytes_max, json_depth_max=server.json_depth_max)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from socket import socket
@@ -120,6 +120,14 @@ def what_stays_is_spared() -> Iterator[None]:
 def _port(listener: socket) -> int:
     port: int = listener.getsockname()[1]
     return port
+
+
+async def beside(work: Coroutine[Any, Any, None], serving: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` for as long as ``serving`` lasts; a fault in either ends both, and is raised in a group."""
+    async with asyncio.TaskGroup() as both:
+        task = both.create_task(work)
+        await serving
+        task.cancel()
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:

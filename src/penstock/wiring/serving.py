@@ -31,7 +31,7 @@ from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
 from penstock.api.operations import operations_application
-from penstock.api.services import Bounds, Services
+from penstock.api.services import Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, mac, mint
 from penstock.lanes.following import Following
@@ -44,7 +44,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing, in_file
 from penstock.wiring.holding import held_now
-from penstock.wiring.lanes import model_cards, realtime_lane
+from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.queueing import CommitNotices, embedded_queue
@@ -115,7 +115,7 @@ async def serve_embedded(
             observer=observer,
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
-            bounds=_bounds(configuration),
+            bounds=request_bounds(configuration),
         )
         for task in (governing.watch(quota), _sweep(quota, clock)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))
@@ -160,11 +160,6 @@ def _store(
         reached=reached,
         observer=observer,
     )
-
-
-def _bounds(configuration: Configuration) -> Bounds:
-    server = configuration.server
-    return Bounds(body_bytes_max=server.body_bytes_max, json_depth_max=server.json_depth_max)
 
 
 def _crash() -> Callable[[str], None]:

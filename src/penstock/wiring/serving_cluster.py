@@ -27,7 +27,7 @@ from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
 from penstock.api.operations import operations_application
-from penstock.api.services import Bounds, Services
+from penstock.api.services import Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials
 from penstock.lanes.following import Following
@@ -37,7 +37,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
 from penstock.wiring.holding import held_now
-from penstock.wiring.lanes import model_cards, realtime_lane
+from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_outbox, open_quota
@@ -104,10 +104,7 @@ async def serve_cluster(
             observer=observer,
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
-            bounds=Bounds(
-                body_bytes_max=configuration.server.body_bytes_max,
-                json_depth_max=configuration.server.json_depth_max,
-            ),
+            bounds=request_bounds(configuration),
         )
         for task in (governing.watch(quota), notice(engine, jobs.tell)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))

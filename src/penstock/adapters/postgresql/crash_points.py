@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from penstock.lanes.keeping import EVENTS_READ, OUTBOX_TRIMMED
+
 Reached = Callable[[str], None]
 
-EVENTS_READ = "events-read"  # Redis still has them, nobody else
 DRAIN_BEGUN = "drain-begun"  # within the transaction, as are the next three
 EVENTS_INSERTED = "events-inserted"  # into the ledger, and rolled up
 JOBS_PROJECTED = "jobs-projected"
 POSITIONS_KEPT = "positions-kept"
 DRAIN_COMMITTED = "drain-committed"  # the ledger has them, and so does Redis
-OUTBOX_TRIMMED = "outbox-trimmed"
 
 CRASH_POINTS = (
     EVENTS_READ,
