@@ -51,8 +51,8 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 	else echo "Bento is not built, so its streams are not checked: make bento builds it"; fi
 
 .PHONY: torture
-torture: $(VENV)/dev.stamp ## kill the embedded service 50 times under load, at every point between two writes: 5 minutes
-	PENSTOCK_TORTURE=1 $(BIN)/pytest tests/adapters/embedded/test_torture.py
+torture: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## the tests that count, in full: kills, faults, random operations and schedules, hostile inputs
+	PENSTOCK_TORTURE=1 $(BIN)/pytest -m torture --timeout 7200
 
 .PHONY: bento
 bento: $(BENTO) ## build our Bento distribution into the user's cache folder

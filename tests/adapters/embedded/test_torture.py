@@ -17,9 +17,10 @@ from penstock.adapters.embedded.crash_points import APPLIED, QUEUED
 from penstock.quota import Event, EventKind, Inspected
 from penstock.wiring.crash import VARIABLE
 from tests.adapters.embedded.counter import MINUTE_MS, START_MS, Counter, held, run
+from tests.counts import count
 
 ROOT = Path(__file__).parents[3]
-KILLS = 50 if os.environ.get("PENSTOCK_TORTURE") == "1" else len(CRASH_POINTS)
+KILLS = count(50, short=len(CRASH_POINTS))
 LIFE_MS = 20_000  # how far the clock is put ahead for each life; longer than one takes
 ENDS = (EventKind.POSTED, EventKind.VOIDED, EventKind.EXPIRED)
 
@@ -66,6 +67,7 @@ def _missing(acknowledged: list[list[str]], ledger: list[Event], inspected: Insp
 
 
 @pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.timeout(1_800)
 def test_a_service_killed_at_any_point_loses_nothing_it_acknowledged(path: Path, seed: int) -> None:
     acknowledged: list[list[str]] = []
