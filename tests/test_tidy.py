@@ -47,6 +47,8 @@ TESTS_OF_NO_LAYER = frozenset(
         "conftest",
         "docs",
         "docs_commands",
+        "cluster",
+        "counts",
         "docs_rules",
         "examples",
         "tidy",
