@@ -13,16 +13,20 @@ PREFIX = "penstock_"
 _READ = ("SELECT",)
 _ADD = ("SELECT", "INSERT")
 _CHANGE = ("SELECT", "INSERT", "UPDATE")
+_REPLACE = (*_CHANGE, "DELETE")
 _DEFINITIONS = dict.fromkeys(("organisations", "teams", "limits", "models", "prices", "alembic_version"), _READ)
 
 RIGHTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "api": {
         **_DEFINITIONS,
+        **dict.fromkeys(("organisations", "teams", "limits"), _REPLACE),
+        "prices": _CHANGE,
+        "erasures": _CHANGE,
         "ledger": _READ,
         "usage_hourly": _READ,
         "usage_daily": _READ,
         "jobs": _READ,
-        "results": _READ,
+        "results": ("SELECT", "UPDATE", "DELETE"),
         "outbox_positions": _READ,
         "api_keys": _CHANGE,
         "versions": _CHANGE,
@@ -33,7 +37,8 @@ RIGHTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "ledger": _ADD,
         "usage_hourly": _CHANGE,
         "usage_daily": _CHANGE,
-        "jobs": (*_CHANGE, "DELETE"),
+        "erasures": _READ,
+        "jobs": _REPLACE,
         "results": ("SELECT", "UPDATE", "DELETE"),
         "outbox_positions": _CHANGE,
         "epochs": _CHANGE,

@@ -6,7 +6,7 @@ configuration over. Prices are never changed: a new one is a row with the moment
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, PrimaryKeyConstraint, Table, Text, true
 
 from penstock.adapters.sql.tables import metadata
 
@@ -18,6 +18,9 @@ organisations = Table(
     Column("overrun", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("removed_at_ms", BigInteger, nullable=False),  # 0: not removed; then it has no limits, models or keys
+    Column("managed_by", Text, nullable=False, server_default="file"),  # or "api"
+    Column("results_ms", BigInteger),  # how long results are kept; null: as the configuration says, as in the next
+    Column("answers_ms", BigInteger),  # the same of idempotent answers
     PrimaryKeyConstraint("name"),
 )
 
@@ -51,6 +54,7 @@ models = Table(
     Column("context", BigInteger, nullable=False),
     Column("template_tokens", BigInteger, nullable=False),
     Column("tokens_per_byte_max", BigInteger, nullable=False),
+    Column("managed_by", Text, nullable=False, server_default="file"),  # its price; or "api"
     PrimaryKeyConstraint("name"),
 )
 
@@ -63,5 +67,16 @@ prices = Table(
     Column("cached_picos", BigInteger, nullable=False),
     Column("completion_picos", BigInteger, nullable=False),
     Column("request_picos", BigInteger, nullable=False),
+    Column("in_force", Boolean, nullable=False, server_default=true()),  # false until since_ms has come
     PrimaryKeyConstraint("model", "since_ms"),
+)
+
+# What must not be here any more: a job, or ("" as the job) all that an organisation had until then.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("organisation", Text, nullable=False),
+    Column("job", Text, nullable=False),
+    Column("erased_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("organisation", "job"),
 )

@@ -90,6 +90,9 @@ api_keys = Table(
     Column("expires_at_ms", BigInteger, nullable=False),  # 0: never
     Column("rotated_at_ms", BigInteger, nullable=False),  # 0: never
     Column("revoked_at_ms", BigInteger, nullable=False),  # 0: not revoked
+    Column("admin", Text, nullable=False, server_default=""),  # penstock.lanes.administering.Admin
+    Column("creator", Text),  # "<organisation>/<key>" of the key that made it; null: the command line did
+    Column("peppers", JSON, nullable=False, server_default="[]"),  # which pepper each of macs was made with
     PrimaryKeyConstraint("organisation", "id"),
 )
 
