@@ -125,7 +125,7 @@ class Scribe:
         pick, below = self.random.choice, self.random.randrange
         unusual = self.random.random() < 0.1
         key = pick(
-            ("k1", "k1", "k1", "k2", "k2", "jwt", "few", "gone", "nobody") if unusual else ("k1", "k1", "k2", "jwt")
+            ("k1", "k1", "k1", "k2", "k2", "jwt", "few", "gone", "k1~s") if unusual else ("k1", "k1", "k2", "jwt~s1")
         )
         return {
             **self._by(organisation),
@@ -133,7 +133,7 @@ class Scribe:
             "nonce": pick("ab"),
             "fingerprint": "f",
             "key": key,
-            "key_mac": "" if key == "jwt" else pick((MAC, MAC, MAC, "old", "", "bad") if unusual else (MAC,)),
+            "key_mac": "" if key.startswith("jwt") else pick((MAC, MAC, MAC, "old", "", "bad") if unusual else (MAC,)),
             "route": pick(("chat.completions", "embeddings")),
             "model": pick(("small", "org/large", "none") if unusual else ("small", "org/large")),
             "body_bytes": pick((0, 1, below(1_000), TOKENS_MAX - 1, -1) if unusual else (below(1_000),)),

@@ -227,6 +227,24 @@ def test_a_verified_subject_needs_no_mac() -> None:
     assert isinstance(desk.reserve(key_mac=""), Reserved)
 
 
+def test_a_verified_subject_passes_under_its_own_name_and_its_keys_limits() -> None:
+    desk = Desk(
+        {"acme:key:jwt.corp/tokens/day": 150, "acme:team:search/requests/day": 5},
+        keys={"jwt.corp": Key(id="jwt.corp", team="search", verified=True), "k1": Key(id="k1", macs=((MAC, 0),))},
+    )
+    assert isinstance(desk.reserve("r1", key="jwt.corp~ann", key_mac=""), Reserved)
+    assert {hold.key for hold in desk.inspect().holds} == {"jwt.corp~ann"}
+    denied = desk.reserve("r2", key="jwt.corp~bob", key_mac="")
+    assert isinstance(denied, Denied)
+    assert denied.limit == "acme:key:jwt.corp/tokens/day"
+
+
+@pytest.mark.parametrize(("key", "mac"), [("k1~ann", MAC), ("k1~ann", ""), ("~ann", ""), ("jwt.corp~ann", MAC)])
+def test_only_a_verified_key_has_subjects(key: str, mac: str) -> None:
+    keys = {"jwt.corp": Key(id="jwt.corp", verified=True), "k1": Key(id="k1", macs=((MAC, 0),))}
+    assert Desk(keys=keys).reserve(key=key, key_mac=mac) == NoKey()
+
+
 def test_a_key_reaches_only_what_its_scope_names() -> None:
     scope = Key(
         id="k1", macs=((MAC, 0),), models=frozenset({"m"}), routes=frozenset({"embeddings"}), cost_nanos_max=COST

@@ -132,7 +132,7 @@ def _make_again(account: Account, call: Acquire | Reserve) -> Reservation | str:
     size = size_of(account, call, model)
     if size[1] > TOKENS_MAX:
         return f"needs {size[1]} tokens; at most {TOKENS_MAX} are possible in one request"
-    key = account.definitions.keys.get(call.key)
+    key = account.definitions.key(call.key)
     reservation = make_reservation(account, call, None if key is None else key.team, model, size)
     plan = plan_for(account, reservation.team, reservation.key, reservation.model)
     amounts = held_amounts(reservation)

@@ -17,7 +17,7 @@ from penstock.quota.counters import (
     retry_after_ms,
     roll,
 )
-from penstock.quota.definitions import Key, Model, ReservePolicy
+from penstock.quota.definitions import SUBJECT, Key, Model, ReservePolicy
 from penstock.quota.estimate import completion_q95, learned_prompt, strict_prompt
 from penstock.quota.events import EventKind
 from penstock.quota.expiring import NOT_READY, OPEN, begin, find
@@ -60,7 +60,7 @@ def reserve(account: Account, call: Reserve, time_ms: int) -> ReserveAnswer:
     now_ms = begin(account, call, time_ms)
     known = find(account, call.reservation, now_ms)
     definitions = account.definitions
-    key = definitions.keys.get(call.key)
+    key = definitions.key(call.key)
     if key is None or not is_valid(key, call.key_mac, now_ms):
         return NoKey()
     if key.models is not None and call.model not in key.models:
@@ -145,6 +145,7 @@ def size_of(account: Account, call: ReserveArguments[Any], model: Model) -> Size
 
 def plan_for(account: Account, team: str | None, key: str, model: str) -> Plan:
     """The limits that such a request falls under, remembered until the next define."""
+    key = key.partition(SUBJECT)[0]  # subjects share their key's limits, and there may be any number of them
     plan = account.plans.get((team, key, model))
     if plan is None:
         owners = owners_of(account.name, team, key)
@@ -281,7 +282,7 @@ def extend(account: Account, call: Extend, time_ms: int) -> ExtendAnswer:
     if more <= 0:
         return Extended(reservation.tokens_held)
     cost = cost_nanos_max(reservation.price, reservation.prompt_held, call.total_tokens - reservation.prompt_held)
-    key = account.definitions.keys.get(reservation.key)
+    key = account.definitions.key(reservation.key)
     if key is not None and key.cost_nanos_max is not None and cost > key.cost_nanos_max:
         return Invalid(f"would cost up to {cost} nano-dollars; the key allows {key.cost_nanos_max} for one request")
     amounts = (more, 0, cost - reservation.cost_held)

@@ -93,9 +93,13 @@ class Model:
     price: Price = Price()
 
 
+SUBJECT = "~"
+"""In a call's key, between the key that is defined and the subject that was verified under it: ``jwt.corp~3fa1...``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An API key, or a verified JWT subject (``macs`` empty, ``verified`` true).
+    """An API key, or what every verified JWT subject of one issuer passes under (``macs`` empty, ``verified`` true).
 
     Args:
         macs: Lower-case hex of HMAC-SHA256; two while a secret is being rotated, each with its expiry (0: never).
@@ -123,3 +127,15 @@ class Definitions:
     models: Mapping[str, Model] = field(default_factory=dict)
     reserve: ReservePolicy = ReservePolicy.STRICT
     overrun: Overrun = Overrun.STOP
+
+    def key(self, named: str) -> Key | None:
+        """The key that a call names. A subject's is the one before the ``~``, if it is of the verified kind.
+
+        Example:
+            >>> definitions = Definitions(keys={"k1": Key(id="k1"), "jwt.corp": Key(id="jwt.corp", verified=True)})
+            >>> definitions.key("jwt.corp~3fa1").id, definitions.key("k1~3fa1")
+            ('jwt.corp', None)
+        """
+        defined, mark, _ = named.partition(SUBJECT)
+        found = self.keys.get(defined)
+        return found if found is None or found.verified or not mark else None

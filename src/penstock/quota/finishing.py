@@ -149,7 +149,7 @@ def post(account: Account, call: Post, time_ms: int) -> PostAnswer:
     model = account.definitions.models.get(arguments.model)
     if model is None:
         return Invalid(f"model {arguments.model} is not defined for {account.name}; define it, then post again")
-    key = account.definitions.keys.get(arguments.key)
+    key = account.definitions.key(arguments.key)
     team = None if key is None else key.team
     reservation = make_reservation(account, arguments, team, model, size_of(account, arguments, model))
     before = call.already_charged

@@ -89,6 +89,6 @@ class Governing:
     async def check(self, credential: Credential) -> Key | None:
         """The key, if it is right now; see ``penstock.api.KeyCheck``."""
         governing = self.current.get(credential.organisation)
-        key = None if governing is None else governing.keys.get(credential.key)
+        key = None if governing is None else governing.key(credential.key)
         now_ms = self._clock.now_ms()
         return key if key is not None and any(is_valid(key, mac, now_ms) for mac in credential.macs) else None

@@ -616,13 +616,16 @@ local function unpack_model(raw)
     price = {values[4], values[5], values[6], values[7]}}
 end
 
--- What a request is subject to: its key, its model, and below whom limits are looked for.
+-- What a request is subject to: its key, its model, and below whom limits are looked for. Of a verified subject,
+-- "<key>~<subject>", these are the key's; a key of another kind has no subjects.
 local function read_subject(call, key, model)
-  local own = call.organisation
-  local raws = redis.call('HMGET', call.keys[4], 'key/' .. key, 'model/' .. model, 'limits/' .. own,
-    'limits/' .. own .. ':key:' .. key)
-  return {key = raws[1] and unpack_key(raws[1]) or nil, model = raws[2] and unpack_model(raws[2]) or nil,
-    model_name = model, lists = {raws[3], raws[4]}}
+  local own, defined = call.organisation, match(key, '^[^~]*')
+  local raws = redis.call('HMGET', call.keys[4], 'key/' .. defined, 'model/' .. model, 'limits/' .. own,
+    'limits/' .. own .. ':key:' .. defined)
+  local found = raws[1] and unpack_key(raws[1]) or nil
+  if found and defined ~= key and not found.verified then found = nil end
+  return {key = found, model = raws[2] and unpack_model(raws[2]) or nil, model_name = model,
+    lists = {raws[3], raws[4]}}
 end
 
 -- The ids of every limit that a request falls under, sorted: '/' sorts before ':', and "key" before "team".
