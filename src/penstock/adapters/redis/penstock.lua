@@ -91,6 +91,21 @@ end
 -- The store's clock, Unix milliseconds. TIME moves within a call before Redis 7.2: this is called once in each.
 local function time_ms() local time = redis.call('TIME') return time[1] * 1000 + floor(time[2] / 1000) end
 
+-- Remembers what a text was turned into. By the text itself, so it is never out of date; and bounded.
+local MEMO_MAX = 4096
+local function memo_of(make)
+  local known, count = {}, 0
+  return function(text)
+    local value = known[text]
+    if value == nil then
+      if count >= MEMO_MAX then known, count = {}, 0 end
+      value, count = make(text), count + 1
+      known[text] = value
+    end
+    return value
+  end
+end
+
 -- Exact integers -----------------------------------------------------------------------------------------------
 
 -- Doubles are exact up to 2^53, but `a / b` rounds and `a % b` is made from it: fmod is not, and never rounds.
@@ -106,9 +121,9 @@ local function divide_up(a, b)
   return rest > 0 and whole + 1 or whole
 end
 
--- `tostring`, `..` and cjson write %.14g, which is wrong from 10^14 on.
+-- `tostring`, `..` and cjson write %.14g, which is wrong from 10^14 on. %d is exact to 2^53, and faster than %.0f.
 local function number(value)
-  return format('%.0f', value)
+  return format('%d', value)
 end
 
 -- Tokens times pico-dollars reach 2^61, so thousands and the rest of each price go apart. Nano-dollars, rounded up.
@@ -196,14 +211,12 @@ local COUNTER = '<BBBddddddd'
 
 local function unpack_counter(raw)
   local kind, metric, defined, period, anchor, cap, first, held, at, forgiven = unpack_struct(COUNTER, raw)
-  local counter = {kind = kind, metric = metric, defined = defined, period = period, anchor = anchor, cap = cap,
-    held = held, forgiven = forgiven}
   if kind == WINDOW then
-    counter.used, counter.window = first, at
-  else
-    counter.level, counter.rolled_at = first, at
+    return {kind = kind, metric = metric, defined = defined, period = period, anchor = anchor, cap = cap,
+      held = held, forgiven = forgiven, used = first, window = at, is_changed = false}
   end
-  return counter
+  return {kind = kind, metric = metric, defined = defined, period = period, anchor = anchor, cap = cap,
+    held = held, forgiven = forgiven, level = first, rolled_at = at, is_changed = false}
 end
 
 local function pack_counter(c)
@@ -278,23 +291,27 @@ end
 -- Reservations -------------------------------------------------------------------------------------------------
 -- `windows`, `rates` and `flight` name the limits that hold, or were debited, now. `charged_*`: by the expiry.
 
-local FIELDS = {
-  'state', 'nonce', 'fingerprint', 'key', 'team', 'model', 'lane', 'windows', 'rates', 'flight', 'tokens_held',
-  'prompt_held', 'cost_held', 'price', 'job_deadline_ms', 'due_ms', 'prompt_tokens', 'body_bytes', 'touched_prompt',
-  'touched_completion', 'running', 'started', 'published', 'cancelled', 'paid', 'charged_prompt',
-  'charged_completion', 'charged_requests', 'charged_cost', 'never',
-}
-
+-- The order is that of the stored text. Written out: a table that grows in a loop is made anew six times on the way.
 local function unpack_reservation(id, raw)
-  local values, reservation = unpack_text(raw), {id = id}
-  for index = 1, #FIELDS do reservation[FIELDS[index]] = values[index] end
-  return reservation
+  local v = unpack_text(raw)
+  return {
+    id = id, state = v[1], nonce = v[2], fingerprint = v[3], key = v[4], team = v[5], model = v[6], lane = v[7],
+    windows = v[8], rates = v[9], flight = v[10], tokens_held = v[11], prompt_held = v[12], cost_held = v[13],
+    price = v[14], job_deadline_ms = v[15], due_ms = v[16], prompt_tokens = v[17], body_bytes = v[18],
+    touched_prompt = v[19], touched_completion = v[20], running = v[21], started = v[22], published = v[23],
+    cancelled = v[24], paid = v[25], charged_prompt = v[26], charged_completion = v[27], charged_requests = v[28],
+    charged_cost = v[29], never = v[30]
+  }
 end
 
-local function pack_reservation(reservation)
-  local values = {}
-  for index = 1, #FIELDS do values[index] = reservation[FIELDS[index]] or false end
-  return pack_text(values)
+local function pack_reservation(r)
+  return pack_text({
+    r.state, r.nonce or false, r.fingerprint or false, r.key, r.team or false, r.model, r.lane, r.windows, r.rates,
+    r.flight, r.tokens_held, r.prompt_held, r.cost_held, r.price, r.job_deadline_ms, r.due_ms,
+    r.prompt_tokens or false, r.body_bytes, r.touched_prompt, r.touched_completion, r.running, r.started,
+    r.published, r.cancelled, r.paid, r.charged_prompt, r.charged_completion, r.charged_requests, r.charged_cost,
+    r.never
+  })
 end
 
 -- Held by this reservation of a limit that counts `metric`.
@@ -312,7 +329,7 @@ local function open_call(keys, argument)
   return {
     keys = keys, argument = argument, organisation = argument.organisation,
     epoch = state[1] and tonumber(state[1]) or nil, clock = state[2] and tonumber(state[2]) or 0,
-    policy = state[3] or 'strict', counters = {}, touched = {}, reservations = {}, changed = {}, forgotten = {},
+    policy = state[3] or 'strict', counters = {}, reservations = {}, changed = {}, forgotten = {},
     events = {}, learned = {},
   }
 end
@@ -334,8 +351,9 @@ local function load_counters(call, ids)
 end
 
 local function change_counter(call, id)
-  call.touched[id] = true
-  return call.counters[id]
+  local counter = call.counters[id]
+  counter.is_changed = true
+  return counter
 end
 
 local function find_reservation(call, id)
@@ -364,9 +382,11 @@ local function commit(call)
   local counters, reservations, deadlines, forgotten = {'_clk', number(call.now)}, {}, {}, {}
   if call.new_epoch then counters[3], counters[4] = '_epoch', number(call.new_epoch) end
   if call.definitions then counters[3], counters[4] = '_policy', call.policy end
-  for id in pairs_of(call.touched) do
-    counters[#counters + 1] = id
-    counters[#counters + 1] = pack_counter(call.counters[id])
+  for id, counter in pairs_of(call.counters) do
+    if counter.is_changed then
+      counters[#counters + 1] = id
+      counters[#counters + 1] = pack_counter(counter)
+    end
   end
   for model, learned in pairs_of(call.learned) do
     counters[#counters + 1] = '_learned/' .. model
@@ -403,6 +423,13 @@ local function quote(text)
   return '"' .. text .. '"'
 end
 
+local known_quote = memo_of(quote)
+
+-- The same of what comes again and again: limits, keys, models.
+local function quote_name(text)
+  return text and known_quote(text) or 'null'
+end
+
 local function truth(value)
   return value and 'true' or 'false'
 end
@@ -411,7 +438,7 @@ local function readings_of(call, ids)
   local readings = {}
   for index = 1, #ids do
     local counter = call.counters[ids[index]]
-    readings[index] = format('[%s,%.0f,%.0f,%.0f]', quote(ids[index]), counter.cap,
+    readings[index] = '[' .. quote_name(ids[index]) .. format(',%d,%d,%d]', counter.cap,
       available(counter, counter.cap), resets_in_ms(counter, call.now))
   end
   return '[' .. concat(readings, ',') .. ']'
@@ -433,7 +460,7 @@ local function refused(why)
 end
 
 local function wait(retry_after_ms)
-  return format('{"answer":"Wait","retry_after_ms":%.0f}', retry_after_ms)
+  return format('{"answer":"Wait","retry_after_ms":%d}', retry_after_ms)
 end
 
 -- Events -------------------------------------------------------------------------------------------------------
@@ -447,20 +474,20 @@ local function record(call, reservation, kind, usage, charge, amounts, tokens_he
   for index = 1, #amounts do
     local limit, amount = amounts[index][1], amounts[index][2]
     local window = call.counters[limit].window
-    posted[index] = format('{"limit":%s,"window":%.0f,"amount":%.0f}', quote(limit), window, amount)
+    posted[index] = format('{"limit":%s,"window":%d,"amount":%d}', quote_name(limit), window, amount)
   end
   local price = reservation.price
   call.events[#call.events + 1] = concat({
-    '{"kind":"', kind, '","reservation":', quote(reservation.id), ',"organisation":', quote(call.organisation),
-    ',"team":', quote(reservation.team), ',"key":', quote(reservation.key), ',"model":', quote(reservation.model),
-    ',"lane":', quote(reservation.lane), ',"occurred_at_ms":', number(call.now),
-    format(',"usage":{"prompt":%.0f,"completion":%.0f,"cached":%.0f,"source":"%s"}', usage.prompt, usage.completion,
+    '{"kind":"', kind, '","reservation":', quote(reservation.id), ',"organisation":', quote_name(call.organisation),
+    ',"team":', quote_name(reservation.team), ',"key":', quote_name(reservation.key),
+    ',"model":', quote_name(reservation.model), ',"lane":', quote_name(reservation.lane), ',"occurred_at_ms":', number(call.now),
+    format(',"usage":{"prompt":%d,"completion":%d,"cached":%d,"source":"%s"}', usage.prompt, usage.completion,
       usage.cached, usage.source),
-    format(',"charge":{"tokens":%.0f,"requests":%.0f,"cost_nanos":%.0f}', charge.tokens, charge.requests, charge.cost),
+    format(',"charge":{"tokens":%d,"requests":%d,"cost_nanos":%d}', charge.tokens, charge.requests, charge.cost),
     ',"amounts":[', concat(posted, ','), ']',
-    format(',"price":{"prompt_picos":%.0f,"cached_picos":%.0f,"completion_picos":%.0f,"request_picos":%.0f}',
+    format(',"price":{"prompt_picos":%d,"cached_picos":%d,"completion_picos":%d,"request_picos":%d}',
       price[1], price[2], price[3], price[4]),
-    format(',"tokens_held":%.0f,"job_deadline_ms":%.0f', tokens_held, reservation.job_deadline_ms),
+    format(',"tokens_held":%d,"job_deadline_ms":%d', tokens_held, reservation.job_deadline_ms),
     ',"reason":', quote(reason or ''), '}',
   })
 end
@@ -503,15 +530,21 @@ local function post_to_windows(call, ids, charge)
   return amounts
 end
 
+local function joined(one, two, three)
+  local all = {unpack_table(one)}
+  for index = 1, #two do all[#all + 1] = two[index] end
+  for index = 1, #three do all[#all + 1] = three[index] end
+  return all
+end
+
 -- OPEN -> `state`: frees every hold and posts `charge` in its place. A strict rate gets nothing back but from a void.
 local function finish(call, reservation, state, usage, charge, reason)
-  load_counters(call, reservation.windows)
+  load_counters(call, joined(reservation.windows, reservation.rates, reservation.flight))
   for index = 1, #reservation.windows do
     local counter = change_counter(call, reservation.windows[index])
     counter.held = counter.held - held_of(reservation, counter.metric)
   end
   local amounts = post_to_windows(call, reservation.windows, charge)
-  load_counters(call, reservation.rates)
   for index = 1, #reservation.rates do
     local counter = change_counter(call, reservation.rates[index])
     local back = held_of(reservation, counter.metric) - charged_of(charge, counter.metric)
@@ -604,17 +637,19 @@ local function named_set(list)
   return set
 end
 
-local function unpack_key(raw)
+local unpack_list = memo_of(function(raw) return unpack_text(raw) end)
+
+local unpack_key = memo_of(function(raw)
   local values = unpack_text(raw)
   return {team = values[1] or nil, verified = values[2], revoked = values[3], expires_at_ms = values[4],
     cost_nanos_max = values[5], macs = values[6], models = named_set(values[7]), routes = named_set(values[8])}
-end
+end)
 
-local function unpack_model(raw)
+local unpack_model = memo_of(function(raw)
   local values = unpack_text(raw)
   return {context = values[1], template_tokens = values[2], tokens_per_byte_max = values[3],
     price = {values[4], values[5], values[6], values[7]}}
-end
+end)
 
 -- What a request is subject to: its key, its model, and below whom limits are looked for. Of a verified subject,
 -- "<key>~<subject>", these are the key's; a key of another kind has no subjects.
@@ -634,7 +669,7 @@ local function limits_of(call, subject, team)
   if team then lists[3] = redis.call('HGET', call.keys[4], 'limits/' .. call.organisation .. ':team:' .. team) end
   for owner = 1, 3 do
     if lists[owner] then
-      local list = unpack_text(lists[owner])
+      local list = unpack_list(lists[owner])
       for index = 1, #list, 2 do
         local model = list[index + 1]
         if not model or model == subject.model_name then ids[#ids + 1] = list[index] end
@@ -736,7 +771,7 @@ local function request_fault(request)
     local bounds = REQUEST_BOUNDS[index]
     local name, value = bounds[1], request[bounds[1]]
     if value and (value < bounds[2] or value > bounds[3]) then
-      return format('%s is %.0f; allowed are %.0f to %s', name, value, bounds[2], bounds[4])
+      return format('%s is %d; allowed are %d to %s', name, value, bounds[2], bounds[4])
     end
   end
 end
@@ -744,14 +779,14 @@ end
 local function usage_fault(usage)
   local prompt, completion, cached = usage.prompt, usage.completion, usage.cached
   if completion < 0 or cached < 0 or cached > prompt or prompt + completion > TOKENS_MAX then
-    return format('usage of %.0f prompt, %.0f cached and %.0f completion tokens is absurd: none may be negative, '
-      .. 'cached is a part of prompt, and together they are at most %.0f', prompt, cached, completion, TOKENS_MAX)
+    return format('usage of %d prompt, %d cached and %d completion tokens is absurd: none may be negative, '
+      .. 'cached is a part of prompt, and together they are at most %d', prompt, cached, completion, TOKENS_MAX)
   end
 end
 
 local function progress_fault(prompt, completion)
   if prompt < 0 or completion < 0 or prompt + completion > TOKENS_MAX then
-    return format('progress of %.0f and %.0f tokens; allowed are 0 to %.0f together', prompt, completion, TOKENS_MAX)
+    return format('progress of %d and %d tokens; allowed are 0 to %d together', prompt, completion, TOKENS_MAX)
   end
 end
 
@@ -839,13 +874,13 @@ end
 
 local function denied(call, worst, ids)
   local counter = call.counters[worst.limit]
-  return format('{"answer":"Denied","limit":%s,"refusal":"%s","amount":%.0f,"available":%.0f,"retry_after_ms":%.0f,'
+  return format('{"answer":"Denied","limit":%s,"refusal":"%s","amount":%d,"available":%d,"retry_after_ms":%d,'
     .. '"readings":%s}', quote(worst.limit), worst.refusal, worst.amount, available(counter, counter.cap),
     worst.retry_after_ms, readings_of(call, ids))
 end
 
 local function reserved(call, reservation, ids)
-  return format('{"answer":"Reserved","deadline_ms":%.0f,"tokens_held":%.0f,"epoch":%.0f,"readings":%s}',
+  return format('{"answer":"Reserved","deadline_ms":%d,"tokens_held":%d,"epoch":%d,"readings":%s}',
     reservation.due_ms, reservation.tokens_held, call.epoch, readings_of(call, ids))
 end
 
@@ -858,7 +893,7 @@ local function is_skewed(call, request)
 end
 
 local function too_large(tokens)
-  return format('needs %.0f tokens; at most %.0f are possible in one request', tokens, TOKENS_MAX)
+  return format('needs %d tokens; at most %d are possible in one request', tokens, TOKENS_MAX)
 end
 
 -- Of a known id: the same attempt, another attempt, or another request.
@@ -914,7 +949,7 @@ end
 -- Raises the hold of limits that hold already: of tokens and cost, all or none. What does not grow is not asked.
 local function extend(call, request)
   if not is_whole(request.total_tokens, 0, TOKENS_MAX) then
-    return invalid(format('total_tokens is %.0f; allowed are 0 to %.0f', request.total_tokens, TOKENS_MAX))
+    return invalid(format('total_tokens is %d; allowed are 0 to %d', request.total_tokens, TOKENS_MAX))
   end
   local reservation = begin(call, request.reservation)
   if not reservation then return UNKNOWN end
@@ -924,7 +959,7 @@ local function extend(call, request)
     local cost = cost_most(reservation.price, reservation.prompt_held, request.total_tokens - reservation.prompt_held)
     local key = read_subject(call, reservation.key, reservation.model).key
     if key and key.cost_nanos_max and cost > key.cost_nanos_max then
-      return invalid(format('would cost up to %.0f nano-dollars; the key allows %.0f for one request', cost,
+      return invalid(format('would cost up to %d nano-dollars; the key allows %d for one request', cost,
         key.cost_nanos_max))
     end
     local more_cost, ids = cost - reservation.cost_held, {}
@@ -951,13 +986,13 @@ local function extend(call, request)
     reservation.tokens_held, reservation.cost_held = request.total_tokens, cost
     keep(call, reservation)
   end
-  return format('{"answer":"Extended","tokens_held":%.0f}', reservation.tokens_held)
+  return format('{"answer":"Extended","tokens_held":%d}', reservation.tokens_held)
 end
 
 -- Settle, void, touch, cancel, published -----------------------------------------------------------------------
 
 local function settled(state, cost)
-  return format('{"answer":"Settled","state":"%s","cost_nanos":%.0f}', state, cost)
+  return format('{"answer":"Settled","state":"%s","cost_nanos":%d}', state, cost)
 end
 
 local function settle_known(call, reservation, usage)
@@ -1006,7 +1041,7 @@ local function touch(call, request)
   if reservation.running and not reservation.cancelled then reservation.due_ms = lease_ends_ms(call, reservation) end
   keep(call, reservation)
   if reservation.cancelled then return '{"answer":"Cancelled"}' end
-  return format('{"answer":"Touched","deadline_ms":%.0f}', reservation.due_ms)
+  return format('{"answer":"Touched","deadline_ms":%d}', reservation.due_ms)
 end
 
 local function cancel(call, request)
@@ -1038,7 +1073,7 @@ end
 -- Queued jobs --------------------------------------------------------------------------------------------------
 
 local function running(reservation)
-  return format('{"answer":"Run","deadline_ms":%.0f}', reservation.due_ms)
+  return format('{"answer":"Run","deadline_ms":%d}', reservation.due_ms)
 end
 
 local function never(limit)
@@ -1186,7 +1221,7 @@ end
 
 local function sweep_due(call, request)
   call.is_open = true
-  return format('{"answer":"Swept","count":%.0f}', sweep(call, request.count_max))
+  return format('{"answer":"Swept","count":%d}', sweep(call, request.count_max))
 end
 
 -- Governing ----------------------------------------------------------------------------------------------------
@@ -1266,12 +1301,12 @@ do
       if limit.period_ms ~= 0 or limit.anchor_ms ~= 0 then return 'counts requests in flight, over a period' end
     else
       if limit.anchor_ms ~= 0 or not is_whole(limit.period_ms, 1, RATE_PERIOD_MAX_MS) then
-        return format('needs a period of 1 to %.0f ms and no anchor', RATE_PERIOD_MAX_MS)
+        return format('needs a period of 1 to %d ms and no anchor', RATE_PERIOD_MAX_MS)
       end
       cap_max = divide(EXACT_MAX, limit.period_ms)
     end
     if not is_whole(limit.cap, 0, cap_max) then
-      return format('has a cap of %.0f; allowed are 0 to %.0f', limit.cap, cap_max)
+      return format('has a cap of %d; allowed are 0 to %d', limit.cap, cap_max)
     end
   end
 
@@ -1284,7 +1319,7 @@ do
     for index = 1, #bounds do
       local name, least, most = unpack_table(bounds[index])
       if not is_whole(values[name], least, most) then
-        return format('has %s %.0f; allowed are %.0f to %.0f', name, values[name], least, most)
+        return format('has %s %d; allowed are %d to %d', name, values[name], least, most)
       end
     end
   end
@@ -1331,7 +1366,7 @@ do
     end
     local most = limits_most(definitions.limits, definitions.keys, organisation)
     if most > LIMITS_MAX then
-      return format('%.0f limits on one request; at most %.0f are possible', most, LIMITS_MAX)
+      return format('%d limits on one request; at most %d are possible', most, LIMITS_MAX)
     end
   end
 
@@ -1400,11 +1435,11 @@ do
     local version, definitions = known[1] and tonumber(known[1]) or 0, request.definitions
     local digest = redis.sha1hex(canonical(definitions))
     if request.version < version or request.version < 1 then
-      return refused(format('version %.0f is older than %.0f; read the definitions again', request.version, version))
+      return refused(format('version %d is older than %d; read the definitions again', request.version, version))
     end
     if request.version == version then
       if digest == known[2] then return DONE end
-      return refused(format('version %.0f is taken by other definitions; use a higher one', version))
+      return refused(format('version %d is taken by other definitions; use a higher one', version))
     end
     local fault = definitions_fault(definitions, call.organisation)
     if fault then return refused(fault) end
@@ -1421,7 +1456,7 @@ do
     end
     local epoch = call.epoch or 0
     if request.epoch < epoch then
-      return refused(format('epoch %.0f is below %.0f, in which admissions run already', request.epoch, epoch))
+      return refused(format('epoch %d is below %d, in which admissions run already', request.epoch, epoch))
     end
     call.is_open, call.new_epoch = true, request.epoch
     return DONE
@@ -1493,7 +1528,7 @@ end
 
 local function standing_of(call, id, counter)
   local cap = counter.defined == 1 and counter.cap or 0
-  return format('[%s,"%s","%s",%.0f,%.0f,%.0f,%.0f,%.0f,%.0f]', quote(id), METRICS[counter.metric], KINDS[counter.kind],
+  return format('[%s,"%s","%s",%d,%d,%d,%d,%d,%d]', quote(id), METRICS[counter.metric], KINDS[counter.kind],
     cap, counter.used or 0, counter.held, available(counter, cap), counter.window or 0, resets_in_ms(counter, call.now))
 end
 
@@ -1503,9 +1538,9 @@ local function hold_of(call, reservation)
   for index = 1, #reservation.flight do ids[#ids + 1] = reservation.flight[index] end
   sort(ids, is_before)
   for index = 1, #ids do
-    amounts[index] = format('[%s,%.0f]', quote(ids[index]), held_of(reservation, call.counters[ids[index]].metric))
+    amounts[index] = format('[%s,%d]', quote(ids[index]), held_of(reservation, call.counters[ids[index]].metric))
   end
-  return format('[%s,%s,%s,%s,%s,%.0f,[%s],%.0f,%s]', quote(reservation.id), quote(reservation.team),
+  return format('[%s,%s,%s,%s,%s,%d,[%s],%d,%s]', quote(reservation.id), quote(reservation.team),
     quote(reservation.key), quote(reservation.model), quote(reservation.lane), reservation.tokens_held,
     concat(amounts, ','), reservation.due_ms, truth(reservation.running))
 end
@@ -1521,7 +1556,7 @@ local function inspect(call)
   local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
   sort(due, is_before)
   for index = 1, #due do open[index] = hold_of(call, find_reservation(call, due[index])) end
-  return format('{"answer":"Inspected","now_ms":%.0f,"epoch":%.0f,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
+  return format('{"answer":"Inspected","now_ms":%d,"epoch":%d,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
     concat(limits, ','), concat(open, ','))
 end
 
@@ -1529,7 +1564,7 @@ local function look(call, request)
   local found = find_reservation(call, request.reservation)
   if not found then return UNKNOWN end
   return format('{"answer":"Seen","state":"%s","model":%s,"key":%s,"lane":%s,"running":%s,"started":%s,"published":%s,'
-    .. '"cancelled":%s,"deadline_ms":%.0f,"job_deadline_ms":%.0f,"touched_prompt":%.0f,"touched_completion":%.0f}',
+    .. '"cancelled":%s,"deadline_ms":%d,"job_deadline_ms":%d,"touched_prompt":%d,"touched_completion":%d}',
     found.state, quote(found.model), quote(found.key), quote(found.lane), truth(found.running),
     truth(found.started or found.lane == 'realtime'), truth(found.published), truth(found.cancelled),
     found.state == 'open' and found.due_ms or 0, found.job_deadline_ms, found.touched_prompt, found.touched_completion)
@@ -1596,12 +1631,17 @@ local function without_null(value)
   end
 end
 
+-- The keys of an organisation, by its partition's prefix and its name: `{q40}:acme`.
+local keys_in = memo_of(function(own)
+  return {own .. ':counters', own .. ':reservations', own .. ':deadlines', own .. ':definitions',
+    match(own, '^{q%d+}:') .. 'outbox'}
+end)
+
 local function are_keys_of(organisation, keys)
   local slot = match(keys[1] or '', '^{q%d+}:')
   if #keys ~= 5 or not slot then return false end
-  local own = slot .. organisation
-  return keys[1] == own .. ':counters' and keys[2] == own .. ':reservations' and keys[3] == own .. ':deadlines'
-    and keys[4] == own .. ':definitions' and keys[5] == slot .. 'outbox'
+  local own = keys_in(slot .. organisation)
+  return keys[1] == own[1] and keys[2] == own[2] and keys[3] == own[3] and keys[4] == own[4] and keys[5] == own[5]
 end
 
 -- Read the argument, carry out the operation, then write what it changed.
