@@ -196,3 +196,73 @@ def test_many_clients_at_once_are_all_answered_and_accounted(whole: Whole) -> No
 
     told = sum(asyncio.run(main()))
     assert told == whole.used_tokens() == whole.produced().prompt + whole.produced().completion
+
+
+def test_a_response_is_answered_and_charged_what_its_usage_says(whole: Whole, client: openai.OpenAI) -> None:
+    answer = client.responses.create(model="chat-small", input="twelve bytes", max_output_tokens=70)
+    assert (answer.status, answer.model, answer.to_dict()["store"]) == ("completed", "chat-small", False)
+    assert answer.usage is not None
+    assert 0 < answer.usage.output_tokens < 70
+    assert answer.output_text
+    assert whole.used_tokens() == answer.usage.total_tokens
+    assert (whole.door.watcher.last().route, whole.door.watcher.last().outcome) == ("responses", "ok")
+
+
+def test_a_response_that_was_cut_says_so(client: openai.OpenAI) -> None:
+    answer = client.responses.create(model="chat-small", input="twelve bytes", max_output_tokens=3)
+    assert (answer.status, answer.incomplete_details and answer.incomplete_details.reason) == (
+        "incomplete",
+        "max_output_tokens",
+    )
+
+
+def test_a_streamed_response_ends_settled_and_tells_the_same_as_its_parts(whole: Whole, client: openai.OpenAI) -> None:
+    with client.responses.stream(model="chat-small", input="twelve bytes", max_output_tokens=70) as stream:
+        events = list(stream)
+    response = stream.get_final_response()
+    kinds = [event.type for event in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-1] == "response.completed"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert response.output_text == "".join(
+        event.delta for event in events if event.type == "response.output_text.delta"
+    )
+    assert response.usage is not None
+    assert whole.used_tokens() == response.usage.total_tokens
+    assert not whole.door.store.inspected().holds
+
+
+def test_a_streamed_response_that_breaks_off_fails_and_is_charged_what_came(
+    whole: Whole, client: openai.OpenAI
+) -> None:
+    events = list(
+        client.responses.create(
+            model="chat-small", input="x", stream=True, metadata={"simulate": "tokens=50 fault=break_after:5"}
+        )
+    )
+    last = events[-1]
+    assert last.type == "response.failed"
+    assert last.response.error is not None
+    assert whole.used_tokens() >= 5
+
+
+def test_a_client_that_leaves_a_streamed_response_stops_the_model(whole: Whole, client: openai.OpenAI) -> None:
+    stream = client.responses.create(
+        model="chat-small", input="x", stream=True, metadata={"simulate": "tokens=2000 fault=slow_chunks:5"}
+    )
+    for _, _event in zip(range(8), stream, strict=False):
+        pass
+    stream.close()
+    assert whole.door.watcher.last().outcome == "client_gone"
+    assert 0 < whole.used_tokens() < 2000
+
+
+def test_a_response_that_is_refused_says_which_parameter(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="chat-small", input="x", previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from penstock.errors import InvalidRequest
+from penstock.lanes.requests import Reply, StreamReply
 
 OUTPUTS_MAX = 128
 MODEL_CHARACTERS_MAX = 256
@@ -38,6 +39,8 @@ class Shape(NamedTuple):
     Args:
         outputs: max(n, best_of) x prompts; 0 for embeddings.
         bytes_bound: The prompt has no more tokens than the body has bytes.
+        bytes_least: The body's length as the model server gets it, where it may be longer than the client's.
+        answering: Makes the client's answer of the model's, where the two differ.
     """
 
     model: str
@@ -47,6 +50,8 @@ class Shape(NamedTuple):
     stream: bool
     include_usage: bool
     bytes_bound: bool
+    bytes_least: int = 0
+    answering: Callable[..., Reply | StreamReply] | None = None
 
 
 def decode(raw: bytes, *, depth_max: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The hot path: the three endpoints that reserve, call a model and settle.
+"""The hot path: the endpoints that reserve, call a model and settle.
 
 Bare ASGI, since a framework's request and response objects cost more here than the quota does. One request::
 
@@ -25,6 +25,7 @@ from penstock.api.headers import Headers, rate_headers
 from penstock.api.identification import request_id
 from penstock.api.permissions import ASYNC_PREFIX
 from penstock.api.preferences import read_preference
+from penstock.api.responses import read_response
 from penstock.api.services import Services
 from penstock.errors import (
     MethodNotAllowed,
@@ -48,6 +49,7 @@ _log = logging.getLogger("penstock.api")
 _JSON = (b"content-type", b"application/json")
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 _BEARER = b"bearer "
+_READERS: dict[str, Callable[..., Shape]] = {**READERS, "responses": read_response}
 GONE_STATUS = 499  # nobody reads it; nginx's name for a client that left
 
 
@@ -58,7 +60,7 @@ class ClientGone(Exception):
 class Exchange:
     """One request and what has been sent of its answer."""
 
-    __slots__ = ("departure", "receive", "record", "scope", "send", "started")
+    __slots__ = ("answering", "departure", "receive", "record", "scope", "send", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         self.scope = scope
@@ -67,6 +69,7 @@ class Exchange:
         self.record = record
         self.started = False
         self.departure: Departure | None = None
+        self.answering: Callable[..., Reply | StreamReply] | None = None
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head."""
@@ -107,11 +110,12 @@ class Inference:
         self._credentials = services.credentials
         self._observer = services.observer
         self._monotonic_s = services.clock.monotonic_s
+        self._now_ms = services.clock.now_ms
         self._bounds = services.bounds
         self._deferring = Deferring(services)
 
     async def __call__(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request to ``route``, one of ``READERS``; the observer sees it start and finish once."""
+        """Answer one request to ``route``, one of ``_READERS``; the observer sees it start and finish once."""
         received_at_s = self._monotonic_s()
         authorization = content_type = asked_id = None
         content_bytes = prefer = b""
@@ -150,17 +154,21 @@ class Inference:
         try:
             credential = self._check_head(exchange, authorization, content_type, content_bytes)
             raw = await self._read(exchange.receive)
-            request = self._request(record, credential, raw)
+            request = self._request(exchange, credential, raw)
             task = asyncio.current_task()
             assert task is not None
             exchange.departure = Departure(exchange.receive, task=task, loop=asyncio.get_running_loop())
             if prefer or exchange.scope["path"].startswith(ASYNC_PREFIX):
                 preference = read_preference(prefer)
-                if preference.responds_async or exchange.scope["path"].startswith(ASYNC_PREFIX):
+                if (preference.responds_async and exchange.answering is None) or exchange.scope["path"].startswith(
+                    ASYNC_PREFIX
+                ):
                     sent = exchange.scope["headers"]
                     await exchange.whole(*await self._deferring.answer(request, credential, raw, sent, preference))
                     return
             reply = await self._answer(request, credential)
+            if exchange.answering is not None:
+                reply = self._in_its_words(exchange.answering, reply, request)
             if type(reply) is Reply:
                 await exchange.whole(reply.status, reply.body, reply.readings, [])
             else:
@@ -251,9 +259,11 @@ class Inference:
             raise self._too_large()
         return body
 
-    def _request(self, record: RequestRecord, credential: Credential, raw: bytes) -> InferenceRequest:
+    def _request(self, exchange: Exchange, credential: Credential, raw: bytes) -> InferenceRequest:
+        record = exchange.record
         body = decode(raw, depth_max=self._bounds.json_depth_max)
-        shape: Shape = READERS[record.route](body, prompts_max=self._bounds.prompts_max)
+        shape = _READERS[record.route](body, prompts_max=self._bounds.prompts_max)
+        exchange.answering = shape.answering
         record.model = shape.model
         record.stream = shape.stream
         return InferenceRequest(
@@ -264,7 +274,7 @@ class Inference:
             model=shape.model,
             body=body,
             fingerprint=blake2b(raw, digest_size=16).hexdigest(),
-            body_bytes=len(raw) if shape.bytes_bound else UNBOUNDED_BYTES,
+            body_bytes=max(len(raw), shape.bytes_least) if shape.bytes_bound else UNBOUNDED_BYTES,
             prompts=shape.prompts,
             outputs=shape.outputs,
             max_tokens=shape.max_tokens,
@@ -272,6 +282,12 @@ class Inference:
             include_usage=shape.include_usage,
             record=record,
         )
+
+    def _in_its_words(
+        self, answering: Callable[..., Reply | StreamReply], reply: Reply | StreamReply, request: InferenceRequest
+    ) -> Reply | StreamReply:
+        now_s = self._now_ms() // 1000
+        return answering(reply, reservation=request.record.reservation, model=request.model, now_s=now_s)
 
     async def _answer(self, request: InferenceRequest, credential: Credential) -> Reply | StreamReply:
         """Ask the lane, under each live pepper in turn: a key minted under the older one still passes."""

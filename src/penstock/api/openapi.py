@@ -78,6 +78,16 @@ _SCHEMAS: dict[str, Any] = {
         encoding_format={"enum": ["float", "base64"]},
         dimensions=_COUNT,
     ),
+    "ResponseRequest": _object(
+        ("model", "input"),
+        model=_TEXT,
+        input={"oneOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+        instructions=_NULLABLE_TEXT,
+        max_output_tokens=_COUNT,
+        stream={"type": "boolean"},
+        store={"const": False, "description": "Nothing is kept: previous_response_id is refused."},
+        tools={"type": "array", "items": _object(("type", "name"), type={"const": "function"}, name=_TEXT)},
+    ),
     "Model": _object(
         ("id", "object"), id=_TEXT, object={"const": "model"}, created=_NATURAL, owned_by=_TEXT, context_window=_NATURAL
     ),
@@ -200,6 +210,7 @@ _POSTS = {
     "/v1/chat/completions": ("ChatRequest", "Answer a conversation."),
     "/v1/completions": ("CompletionRequest", "Continue a text."),
     "/v1/embeddings": ("EmbeddingRequest", "Turn texts into vectors."),
+    "/v1/responses": ("ResponseRequest", "Answer a conversation, as a response."),
     "/v1/async/chat/completions": ("ChatRequest", "Answer a conversation later."),
     "/v1/async/completions": ("CompletionRequest", "Continue a text later."),
     "/v1/async/embeddings": ("EmbeddingRequest", "Turn texts into vectors later."),
@@ -249,19 +260,21 @@ def _errors(refusals: dict[str, str]) -> dict[str, Any]:
 def _post(path: str, schema: str, summary: str) -> dict[str, Any]:
     is_async = path.startswith(ASYNC_PREFIX)
     answer = _answer("Any", "As OpenAI answers; with stream: true, server-sent events that end in [DONE].")
-    accepted = _answer("Job", "It is a job now; Location says where to look.")
+    responses = {"200": answer, **_errors(_INFERENCE_REFUSALS)}
+    if path != "/v1/responses":
+        responses["202"] = _answer("Job", "It is a job now; Location says where to look.")
     if path != "/v1/embeddings" and not is_async:
         answer["content"]["text/event-stream"] = {"schema": _TEXT}
     return {
         "summary": summary,
         "operationId": ("async." if is_async else "") + PERMISSIONS[path].route,
         "security": [{"key": []}],
-        "parameters": [_PREFER, _IDEMPOTENCY_KEY],
+        "parameters": [_IDEMPOTENCY_KEY] if path == "/v1/responses" else [_PREFER, _IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
         },
-        "responses": {"200": answer, "202": accepted, **_errors(_INFERENCE_REFUSALS)},
+        "responses": responses,
     }
 
 

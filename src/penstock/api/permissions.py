@@ -28,6 +28,7 @@ PERMISSIONS: dict[str, Permission] = {
     "/v1/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
     "/v1/completions": Permission(Audience.RESERVATION, "completions"),
     "/v1/embeddings": Permission(Audience.RESERVATION, "embeddings"),
+    "/v1/responses": Permission(Audience.RESERVATION, "responses"),
     "/v1/async/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
     "/v1/async/completions": Permission(Audience.RESERVATION, "completions"),
     "/v1/async/embeddings": Permission(Audience.RESERVATION, "embeddings"),

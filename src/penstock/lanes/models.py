@@ -10,8 +10,9 @@ PATHS: Final = {
     "chat.completions": "/v1/chat/completions",
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
+    "responses": "/v1/chat/completions",
 }
-"""Where each route is found on an OpenAI-compatible model server."""
+"""Where each route is found on an OpenAI-compatible model server: a response is made of a chat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

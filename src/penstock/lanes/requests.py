@@ -17,7 +17,7 @@ class InferenceRequest:
     Args:
         organisation: From the credential, never from the body.
         key: Key id; ``key_mac`` lower-case hex, checked by the quota store.
-        route: "chat.completions", "completions" or "embeddings".
+        route: "chat.completions", "completions", "embeddings" or "responses", whose body is a chat's.
         body: The decoded JSON object. The lane owns it and writes ``max_tokens`` and the like into it.
         fingerprint: Hash of the body as received.
         body_bytes: Length as received, or 2^31 - 1 where bytes cannot bound the prompt.

@@ -165,7 +165,7 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         self._admission.release(Verdict.WORKED)
         self._admission.request.record.extra["stopped_by"] = "quota"
         request = self._admission.request
-        ending = self._chunks.ending("length", request.outputs, is_chat=request.route == "chat.completions")
+        ending = self._chunks.ending("length", request.outputs, is_chat=request.route != "completions")
         return ending + await self._finish()
 
     async def _fail(self, error: UpstreamError) -> PenstockError:

@@ -22,7 +22,12 @@ from penstock.quota.events import Event, EventKind
 from penstock.quota.limits import parse_limit_id
 
 PROVIDER = "penstock"
-_OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_OPERATIONS = {
+    "chat.completions": "chat",
+    "responses": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+}
 _Labels = dict[str, str]
 
 
