@@ -98,3 +98,15 @@ def test_help_teaches() -> None:
     text = " ".join(run("--help").output.split())
     assert "Exit code 0" in text
     assert "penstock check penstock.yaml -f production.yaml" in text
+
+
+def test_scaling_is_explained_with_the_models_own_numbers() -> None:
+    result = run(EXAMPLE, "--explain-scaling", columns=80)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "80 tokens/s, counted at 0.8: 64 tokens/s",
+        "R1 = tokens due / (64 tokens/s x seconds until due)",
+        "one replica drains 3_840 tokens in time",
+        "384k tokens         10   maximum         no, 100 would",
+    ):
+        assert text in result.output

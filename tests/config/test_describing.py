@@ -44,6 +44,9 @@ def test_the_schema_is_one() -> None:
 def test_the_schema_accepts_the_example() -> None:
     assert refusals((ROOT / "penstock.yaml").read_text(encoding="utf-8")) == []
     assert refusals(SOUND) == []
+    secret = "{url: 'http://m', credential: {secret: vllm, key: token}, ca: {secret: vllm, key: ca.pem}}"
+    assert refusals(SOUND.replace("http://m:8000", secret)) == []
+    assert refusals(SOUND.replace("upstream: http://m:8000", "running_usage: true, deploy: {image: a}")) == []
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,10 @@ def test_the_schema_accepts_the_example() -> None:
         ("context: 8192", "context: 8192, kind: kserve"),
         ("http://m:8000", "htp://m:8000"),
         ("http://m:8000", "{url: 'http://m', credential: secret}"),
+        ("http://m:8000", "{url: 'http://m', credential: {secret: vllm}}"),
+        ("upstream: http://m:8000, ", ""),
+        ("context: 8192", "context: 8192, running_usage: 1"),
+        ("context: 8192", "context: 8192, deploy: {image: a, cache: {size: big}}"),
         ("http://m:8000", "{url: 'http://m', credential: {env: A, file: b}}"),
         ("http://m:8000", "[]"),
         ("200k tokens/minute", "200k tokens"),

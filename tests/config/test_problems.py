@@ -68,7 +68,8 @@ def test_ten_mistakes_give_ten_messages_in_the_order_of_the_file() -> None:
         "models.chat-small.max_tokens: 9000 is more than context (8192); lower it",
         "models.chat-small.max_token: unknown key; did you mean `max_tokens`?",
         'models."qwen2.5:7b".upstream.credential: found text; a secret is never a value in this file; '
-        "write `{env: NAME}` for an environment variable or `{file: PATH}` for a file",
+        "write `{file: PATH}`, or `{secret: NAME, key: KEY}` "
+        "for a Secret of Kubernetes, or `{env: NAME}` for an environment variable",
         'models."qwen2.5:7b".price.input: found 0.0000001, which has more than 6 decimals; '
         "round it, for sums stay exact",
         "plans.team.limits[0]: found '200k tokens' without a period, wanted one of second, minute, hour, day, week, "
@@ -144,8 +145,37 @@ def test_the_sound_file_and_the_example_have_neither_problems_nor_warnings() -> 
         ("organisations:", "auth: {pepper_previous: {env: A}}\norganisations:", "found it without pepper"),
         ("organisations:", "auth: {pepper: {}}\norganisations:", "found 0 references, wanted exactly one"),
         ("organisations:", "auth: {pepper: {env: A, file: b}}\norganisations:", "found 2 references"),
-        ("organisations:", "auth: {pepper: {vault: b}}\norganisations:", "unknown key, wanted env or file"),
+        (
+            "organisations:",
+            "auth: {pepper: {vault: b}}\norganisations:",
+            "unknown key, wanted env, file, secret or key",
+        ),
         ("organisations:", "auth: {pepper: {env: 5}}\norganisations:", "found a number, wanted text"),
+        ("    upstream: http://vllm-small:8000\n", "", "or `deploy: ...`"),
+        ("upstream: http://vllm-small:8000", "deploy: {}", "deploy.image: missing, wanted text"),
+        ("    max_tokens: 2048\n", "    replicas: {min: 9, max: 3}\n", "9 is more than max (3); lower it"),
+        ("    max_tokens: 2048\n", "    replicas: {min: 11}\n", "11 is more than max (10); lower it"),
+        ("    max_tokens: 2048\n", "    running_usage: 1\n", "found a number, wanted true or false"),
+        (
+            "    max_tokens: 2048\n",
+            "    max_tokens: 2048\n    capacity: {tokens_per_second: 1000, concurrency: 64}\n",
+            "1m can be met by no number of replicas: one output of max_tokens (2048) alone takes",
+        ),
+        (
+            "    max_tokens: 2048\n",
+            "    capacity: {tokens_per_second: 2500, concurrency: 64, cold_start: 90s}\n    replicas: {min: 0}\n",
+            "a replica needs 90s to start (capacity.cold_start), from none at all; raise it, or keep one replica",
+        ),
+        (
+            "    max_tokens: 2048\n",
+            "    deploy: {image: vllm}\n    scale_target: {name: m}\n",
+            "found beside `deploy`, whose server is scaled already; remove one of the two",
+        ),
+        ("organisations:", "kubernetes: {ingres: {host: a}}\norganisations:", "did you mean `ingress`?"),
+        ("organisations:", "kubernetes: {ingress: {}}\norganisations:", "kubernetes.ingress.host: missing"),
+        ("organisations:", "auth: {pepper: {secret: a}}\norganisations:", "missing or no key of a Secret"),
+        ("organisations:", "auth: {pepper: {file: a, key: b}}\norganisations:", "has no use beside file"),
+        ("organisations:", "auth: {pepper: {secret: A_b, key: c}}\norganisations:", "found no name of a Secret"),
         ("organisations:", "organisation:", "unknown key; did you mean `organisations`?"),
     ],
 )
@@ -286,3 +316,21 @@ def test_any_file_is_understood_or_has_problems_and_never_breaks_the_check(value
     assert all(str(problem) for problem in examined.problems)
     if examined.configuration is not None:
         explain(examined.configuration)
+
+
+def test_what_a_section_leaves_out_is_as_if_the_section_were_not_there() -> None:
+    configuration = examine_text(SOUND + "kubernetes: {api: {replicas: {max: 20}}}\n").configuration
+    assert configuration is not None
+    assert (configuration.kubernetes.api.replicas.min, configuration.kubernetes.api.replicas.max) == (2, 20)
+
+
+def test_a_secret_of_kubernetes_is_read_where_the_chart_mounts_it() -> None:
+    configuration = examine_text(SOUND + "auth: {pepper: {secret: penstock-auth, key: pepper}}\n").configuration
+    assert configuration is not None
+    assert configuration.auth.pepper is not None
+    assert configuration.auth.pepper.file == "/run/penstock/secrets/penstock-auth/pepper"
+
+
+def test_a_model_that_the_chart_deploys_needs_no_upstream() -> None:
+    text = SOUND.replace("upstream: http://vllm-small:8000", "deploy: {image: 'vllm/vllm-openai:v0.11.0', gpu: 1}")
+    assert said(text) == []

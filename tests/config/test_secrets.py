@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock.config import read_secret
-from penstock.config.settings import Secret
+from penstock.config.values import Secret
 from penstock.errors import ConfigurationError
 
 

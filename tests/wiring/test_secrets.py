@@ -10,7 +10,8 @@ import pytest
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys
 from penstock.config import Configuration
-from penstock.config.settings import Auth, Secret
+from penstock.config.settings import Auth
+from penstock.config.values import Secret
 from penstock.errors import ConfigurationError
 from penstock.quota.definitions import Key
 from penstock.wiring.places import Places

@@ -15,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.cli import app
+from penstock.cli.scaling_report import scaling_report
 from penstock.config.describing import reference, schema
 from penstock.config.explaining import Meaning, ModelMeaning, OrganisationMeaning, explain
 from penstock.config.loading import Examination, examine
 from penstock.config.reading import Problem, path_text
+from penstock.wiring.scaling import pools
 
 _HELP = """Check configuration files, and say what they mean.
 
@@ -32,6 +34,7 @@ Examples:
 - `penstock check penstock.yaml`
 - `penstock check penstock.yaml -f production.yaml` (the two together)
 - `penstock check penstock.yaml --json` (for programs)
+- `penstock check penstock.yaml --explain-scaling` (how many replicas a load gets, and why)
 - `penstock check --schema > penstock.schema.json` (for an editor)
 """
 
@@ -47,6 +50,9 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print problems, or the meaning, as JSON.")] = False,
     as_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of penstock.yaml.")] = False,
+    explain_scaling: Annotated[
+        bool, typer.Option("--explain-scaling", help="Print how each model's replicas are computed, with its numbers.")
+    ] = False,
     as_reference: Annotated[bool, typer.Option("--reference", help="Print the reference page (Markdown).")] = False,
 ) -> None:
     """Check files, or print what the settings are."""
@@ -63,8 +69,12 @@ def check(
     meaning = explain(examined.configuration) if examined.configuration else None
     if as_json:
         typer.echo(json.dumps(_as_json(examined, meaning), indent=2))
-    elif meaning is None:
+    elif examined.configuration is None or meaning is None:
         Console(stderr=True, highlight=False).print(_problems(examined.problems))
+    elif explain_scaling:
+        found = pools(examined.configuration)
+        without = tuple(name for name in examined.configuration.models if name not in found)
+        Console(highlight=False).print(scaling_report(found, without))
     else:
         Console(highlight=False).print(_meaning(paths, meaning, examined.warnings))
     if meaning is None:

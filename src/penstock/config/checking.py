@@ -12,6 +12,7 @@ from penstock.config.notation import (
     NANOS_PER_USD,
     Term,
     format_amount,
+    format_duration,
     format_limit,
     format_period,
     format_usd,
@@ -91,11 +92,33 @@ class _Check:
         if self._sound((*at, "template_tokens"), context) and model.template_tokens >= model.context:
             message = f"{model.template_tokens} leaves nothing of context ({model.context}); lower it"
             yield (*at, "template_tokens"), message
+        yield from self._scaling(at, model)
         if model.is_local:
             yield from self._local(at, model)
         elif model.kind is ModelKind.KSERVE_V2:
             message = "kserve-v2 is not served yet, only openai is; remove this line and name a server that speaks it"
             yield (*at, "kind"), message
+
+    def _scaling(self, at: Location, model: Model) -> Found:
+        for pods, found in (("replicas", model.replicas), ("workers", model.workers)):
+            if self._sound((*at, pods, "min"), (*at, pods, "max"), (*at, pods)) and found.min > found.max:
+                yield (*at, pods, "min"), f"{found.min} is more than max ({found.max}); lower it"
+        if model.deploy is not None and model.scale_target is not None:
+            message = "found beside `deploy`, whose server is scaled already; remove one of the two"
+            yield (*at, "scale_target"), message
+        drain, capacity = (*at, "objective", "drain"), (*at, "capacity")
+        parts = ((*capacity, name) for name in ("tokens_per_second", "concurrency", "cold_start"))
+        if model.capacity is None or not self._sound(drain, (*at, "objective"), capacity, (*at, "max_tokens"), *parts):
+            return
+        drain_ms, cold_start_ms = model.objective.drain_ms, model.capacity.cold_start_ms
+        output_ms = -(-model.max_tokens * model.capacity.concurrency * 1_000 // model.capacity.tokens_per_second)
+        if output_ms > drain_ms:
+            what = f"one output of max_tokens ({model.max_tokens}) alone takes {format_duration(output_ms)} at capacity"
+            yield drain, f"{format_duration(drain_ms)} can be met by no number of replicas: {what}; raise it"
+        elif model.replicas.min == 0 and cold_start_ms >= drain_ms:
+            what = f"a replica needs {format_duration(cold_start_ms)} to start (capacity.cold_start), from none at all"
+            fix = "raise it, or keep one replica: `replicas: {min: 1}`"
+            yield drain, f"{format_duration(drain_ms)} can be met by no number of replicas: {what}; {fix}"
 
     def _local(self, at: Location, model: Model) -> Found:
         if len(model.upstreams) > 1:

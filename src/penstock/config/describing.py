@@ -11,10 +11,23 @@ from typing import Any
 
 from msgspec import NODEFAULT, inspect
 
-from penstock.config.settings import Configuration, FileReference, Secret, Setting
-from penstock.config.walking import NAMES, NOTATIONS, VARIABLE_PATTERN, wanted_text
+from penstock.config.settings import Configuration, Model
+from penstock.config.values import FileReference, Secret, Setting
+from penstock.config.walking import (
+    ANY_NAME,
+    NAMES,
+    NOTATIONS,
+    SECRET_KEY_PATTERN,
+    SECRET_NAME_PATTERN,
+    VARIABLE_PATTERN,
+    wanted_text,
+)
 
 _REFERENCES = (Secret, FileReference)
+_WRITTEN = {
+    Secret: "`{env: NAME}`, `{file: PATH}` or `{secret: NAME, key: KEY}`",
+    FileReference: "`{file: PATH}` or `{secret: NAME, key: KEY}`",
+}
 
 
 def schema() -> dict[str, Any]:
@@ -42,11 +55,16 @@ def _schema(type_: inspect.Type, name: str, definitions: dict[str, Any]) -> dict
             definitions[key] = {}
             definitions[key] = _struct_schema(type_, definitions)
         return {"$ref": f"#/$defs/{key}"}
+    if isinstance(type_, inspect.BoolType):
+        return {"type": "boolean"}
+    if isinstance(type_, inspect.ListType):
+        return {"type": "array"}
     if isinstance(type_, inspect.DictType):
         if isinstance(type_.value_type, inspect.AnyType):
             return {"type": "object"}
         below = _schema(type_.value_type, name, definitions)
-        return {"type": "object", "propertyNames": {"pattern": NAMES[name][0]}, "additionalProperties": below}
+        pattern = NAMES.get(name, ANY_NAME)[0]
+        return {"type": "object", "propertyNames": {"pattern": pattern}, "additionalProperties": below}
     if isinstance(type_, inspect.VarTupleType):
         return {"type": "array", "items": _schema(type_.item_type, name, definitions)}
     if isinstance(type_, inspect.EnumType):
@@ -75,10 +93,25 @@ def _struct_schema(type_: inspect.StructType, definitions: dict[str, Any]) -> di
     if type_.cls is Configuration:
         required = ["models"]
         properties["models"]["minProperties"] = 1
-    if type_.cls is Secret:
-        properties["env"]["pattern"] = VARIABLE_PATTERN
-        found |= {"minProperties": 1, "maxProperties": 1}
+    if type_.cls is Model:
+        found["anyOf"] = [{"required": ["upstream"]}, {"required": ["deploy"]}]
+    if type_.cls in _REFERENCES:
+        found |= _reference_schema(properties)
     return found | ({"required": required} if required else {})
+
+
+def _reference_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """Exactly one way, and a key beside a Secret and nowhere else."""
+    if "env" in properties:
+        properties["env"]["pattern"] = VARIABLE_PATTERN
+    properties["file"] = {"type": "string", "minLength": 1, "description": properties["file"]["description"]}
+    properties["secret"]["pattern"] = SECRET_NAME_PATTERN
+    properties["key"]["pattern"] = SECRET_KEY_PATTERN
+    ways = [name for name in properties if name != "key"]
+    return {
+        "oneOf": [{"required": [way]} for way in ways],
+        "dependentRequired": {"secret": ["key"], "key": ["secret"]},
+    }
 
 
 def _upstreams_schema(type_: inspect.Metadata, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -187,11 +220,14 @@ def _section(title: str, struct: inspect.StructType) -> str:
 def _written(type_: inspect.Type) -> str:
     type_ = _given(type_)
     if isinstance(type_, inspect.StructType):
-        return {Secret: "`{env: NAME}` or `{file: PATH}`", FileReference: "`{file: PATH}`"}.get(type_.cls, "section")
+        return _WRITTEN.get(type_.cls, "section")
     if isinstance(type_, inspect.DictType):
-        return "free-form" if isinstance(type_.value_type, inspect.AnyType) else "sections by name"
+        if isinstance(type_.value_type, inspect.StrType):
+            return "text by name"
+        free = isinstance(type_.value_type, inspect.AnyType | inspect.DictType)
+        return "free-form" if free else "sections by name"
     if isinstance(type_, inspect.VarTupleType):
-        return "list of limits"
+        return "list of text" if isinstance(type_.item_type, inspect.StrType) else "list of limits"
     if isinstance(type_, inspect.Metadata) and _notation(type_) == "upstreams":
         return wanted_text(type_)
     return _notation(type_) if isinstance(type_, inspect.Metadata) else wanted_text(type_)

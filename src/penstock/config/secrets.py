@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from penstock.config.settings import Secret
+from penstock.config.values import Secret
 from penstock.errors import ConfigurationError
 
 

@@ -10,28 +10,29 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
-from penstock.config.notation import Term
+from penstock.config.kubernetes_settings import Deploy, Kubernetes, ScaleTarget
+from penstock.config.values import (
+    Amount,
+    FileReference,
+    LimitTerm,
+    Milliseconds,
+    PicosPerRequest,
+    PicosPerToken,
+    Port,
+    PositiveAmount,
+    PositiveNumber,
+    Replicas,
+    Secret,
+    Setting,
+    SmallAmount,
+    StoreUrl,
+    Url,
+)
 from penstock.quota.definitions import Overrun, ReservePolicy
 
 LOCAL = "local"  # the upstream that is the bundled small model
-
-Milliseconds = Annotated[int, Meta(extra={"notation": "duration"})]
-Amount = Annotated[int, Meta(extra={"notation": "amount"})]
-PositiveAmount = Annotated[int, Meta(extra={"notation": "positive amount"})]
-SmallAmount = Annotated[int, Meta(extra={"notation": "amount to 1024"})]
-PositiveNumber = Annotated[float, Meta(extra={"notation": "positive number"})]
-PicosPerToken = Annotated[int, Meta(extra={"notation": "usd per million tokens"})]
-PicosPerRequest = Annotated[int, Meta(extra={"notation": "usd per request"})]
-LimitTerm = Annotated[Term, Meta(extra={"notation": "limit"})]
-Port = Annotated[int, Meta(extra={"notation": "port"})]
-Url = Annotated[str, Meta(extra={"notation": "url"})]
-StoreUrl = Annotated[str, Meta(extra={"notation": "store url"})]
-
-
-class Setting(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The base of every section."""
 
 
 class ModelKind(StrEnum):
@@ -46,28 +47,6 @@ class ManagedBy(StrEnum):
 
     FILE = "file"
     API = "api"
-
-
-class Secret(Setting, frozen=True, kw_only=True):
-    """Where a secret is found. It is never a value in this file; exactly one of the two is given.
-
-    Args:
-        env: Name of an environment variable that holds it.
-        file: Path of a file that holds it; white space around it is dropped.
-    """
-
-    env: str | None = None
-    file: str | None = None
-
-
-class FileReference(Setting, frozen=True, kw_only=True):
-    """A file beside the configuration.
-
-    Args:
-        file: Path, absolute or from the working directory.
-    """
-
-    file: str
 
 
 class Upstream(Setting, frozen=True, kw_only=True):
@@ -108,10 +87,12 @@ class Capacity(Setting, frozen=True, kw_only=True):
     Args:
         tokens_per_second: Completion tokens per second over all its requests.
         concurrency: Requests that it works on at once.
+        cold_start: From asking for a replica until it answers: image, weights, warming up.
     """
 
     tokens_per_second: PositiveAmount
     concurrency: PositiveAmount
+    cold_start_ms: Milliseconds = field(name="cold_start", default=60_000)
 
 
 class Objective(Setting, frozen=True, kw_only=True):
@@ -149,7 +130,8 @@ class Model(Setting, frozen=True, kw_only=True):
     """A model that clients can name.
 
     Args:
-        upstream: Where it runs: a URL, a mapping with `url`, a list of these (least busy first), or `local`.
+        upstream: Where it runs: a URL, a mapping with `url`, a list of these (least busy first), or `local`. Left out
+            only where the chart deploys its server, see `deploy`.
         kind: The protocol of its upstream.
         upstream_model: What the upstream calls it; the name here if not given.
         context: Tokens that one prompt and its completion may have together.
@@ -163,9 +145,13 @@ class Model(Setting, frozen=True, kw_only=True):
         capacity: Of one replica.
         objective: What scaling aims at.
         timeouts: Bounds on calls to the upstream.
+        replicas: Of its server, and so the bounds of its scaling.
+        workers: Of the queue lane's workers for it.
+        deploy: Have the chart deploy its server, and use that instead of `upstream`.
+        scale_target: What is scaled in place of a server that the chart deploys.
     """
 
-    upstreams: Upstreams = field(name="upstream")
+    upstreams: Upstreams = field(name="upstream", default=())
     context: PositiveAmount
     kind: ModelKind = ModelKind.OPENAI
     upstream_model: str | None = None
@@ -178,6 +164,10 @@ class Model(Setting, frozen=True, kw_only=True):
     capacity: Capacity | None = None
     objective: Objective = Objective()
     timeouts: Timeouts = Timeouts()
+    replicas: Replicas = Replicas()
+    workers: Replicas = Replicas(min=0)
+    deploy: Deploy | None = None
+    scale_target: ScaleTarget | None = None
 
     @property
     def is_local(self) -> bool:
@@ -374,7 +364,7 @@ class Configuration(Setting, frozen=True, kw_only=True):
         auth: API keys.
         stores: Redis, PostgreSQL and RabbitMQ; without it everything is embedded.
         queue: Requests that are answered later.
-        kubernetes: What only a cluster needs (replicas, resources, ingress), read by the chart; free-form here.
+        kubernetes: What only a cluster needs (replicas, resources, ingress), read by the chart.
         global: Helm's own section for subcharts, free-form.
     """
 
@@ -385,5 +375,5 @@ class Configuration(Setting, frozen=True, kw_only=True):
     auth: Auth = Auth()
     stores: Stores | None = None
     queue: Queue = Queue()
-    kubernetes: dict[str, Any] = field(default_factory=dict)
+    kubernetes: Kubernetes = Kubernetes()
     helm_global: dict[str, Any] = field(name="global", default_factory=dict)

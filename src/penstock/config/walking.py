@@ -19,7 +19,8 @@ from msgspec import inspect
 
 from penstock.config import notation
 from penstock.config.reading import Location, Problem, Tree, kind_text
-from penstock.config.settings import LOCAL, Configuration, Secret, Upstream
+from penstock.config.settings import LOCAL, Configuration, Model, Upstream
+from penstock.config.values import FileReference, Secret, Setting
 from penstock.quota.plans import REQUEST_PICOS_MAX, TOKEN_PICOS_MAX, TOKENS_BOUND_MAX, TOKENS_PER_BYTE_MAX
 
 INVALID: Final = object()
@@ -28,6 +29,11 @@ PORT_MAX = 65_535
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+SIZE_PATTERN = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti)$"
+SECRET_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+SECRET_KEY_PATTERN = r"^[A-Za-z0-9._-]{1,253}$"
+SECRETS_FOLDER = "/run/penstock/secrets"
+"""Where the chart mounts Secrets, each in a folder of its name, each key a file."""
 STORE_SCHEMES = ("redis", "rediss", "postgresql", "amqp", "amqps")
 
 
@@ -98,6 +104,12 @@ def _url(value: Any, schemes: tuple[str, ...]) -> str:
     return str(value).strip()
 
 
+def _size(value: Any) -> str:
+    if not re.fullmatch(SIZE_PATTERN, str(value)):
+        raise notation.NotationError(f"found {str(value)[:40]!r}, wanted a size such as `10Gi`; write Ki, Mi, Gi or Ti")
+    return str(value)
+
+
 def _upstream_url(value: Any) -> str:
     if value == LOCAL:
         return LOCAL
@@ -164,6 +176,7 @@ NOTATIONS: Final[dict[str, Notation]] = {
         "an address such as `redis://redis:6379`",
         {"type": "string", "pattern": rf"^({'|'.join(STORE_SCHEMES)})://[^@?#]+$"},
     ),
+    "size": Notation(_size, "a size such as `10Gi`", {"type": "string", "pattern": SIZE_PATTERN}),
 }
 
 # What the names of a mapping must look like, by the last word of its location.
@@ -175,7 +188,12 @@ NAMES: Final[dict[str, tuple[str, str]]] = {
     "plans": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
     "organisations": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
     "teams": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
+    "environment": (VARIABLE_PATTERN, "letters, digits and `_`"),
 }
+ANY_NAME: Final = (r"^[^\s]{1,253}$", "a name without spaces")
+INSTEAD_OF: Final[dict[tuple[type, str], str]] = {(Model, "upstream"): "deploy"}
+"""Settings that may be left out only beside another one."""
+_REFERENCES = (Secret, FileReference)
 
 
 @dataclass(slots=True)
@@ -222,8 +240,8 @@ class _Walker:
         self.broken.add(location)
         return INVALID
 
-    def value(self, type_: inspect.Type, found: Any, location: Location) -> Any:
-        """The setting, or INVALID after at least one problem."""
+    def value(self, type_: inspect.Type, found: Any, location: Location, default: Any = None) -> Any:
+        """The setting, or INVALID after at least one problem; what a section leaves out is taken from its default."""
         if isinstance(type_, inspect.UnionType):  # every union here is "or nothing"
             type_ = next(member for member in type_.types if not isinstance(member, inspect.NoneType))
         if isinstance(type_, inspect.Metadata):
@@ -232,13 +250,19 @@ class _Walker:
                 return self._upstreams(type_.type, found, location)
             return self._notation(NOTATIONS[name], found, location)
         if isinstance(type_, inspect.StructType):
-            return self._struct(type_, found, location)
+            return self._struct(type_, found, location, default)
         if isinstance(type_, inspect.DictType):
             return self._dict(type_, found, location)
         if isinstance(type_, inspect.VarTupleType):
             return self._list(type_.item_type, found, location)
         if isinstance(type_, inspect.EnumType):
             return self._enum(type_, found, location)
+        if isinstance(type_, inspect.BoolType):
+            wanted = f"found {kind_text(found)}, wanted true or false; write one of them, without quotes"
+            return found if isinstance(found, bool) else self.problem(location, wanted)
+        if isinstance(type_, inspect.ListType):
+            wanted = f"found {kind_text(found)}, wanted a list; write `[...]` around it"
+            return found if isinstance(found, list) else self.problem(location, wanted)
         if isinstance(type_, inspect.StrType):
             if isinstance(found, str) and found:
                 return found
@@ -295,7 +319,7 @@ class _Walker:
             return self.problem(location, f"found {kind_text(found)}, wanted a mapping from names; indent them below")
         if isinstance(type_.value_type, inspect.AnyType):
             return found
-        pattern, wanted = NAMES[str(location[-1])]
+        pattern, wanted = NAMES.get(str(location[-1]), ANY_NAME)
         values = {}
         for name, below in found.items():
             here = (*location, name)
@@ -306,9 +330,9 @@ class _Walker:
                 values[name] = value
         return values
 
-    def _struct(self, type_: inspect.StructType, found: Any, location: Location) -> Any:
-        if type_.cls is Secret:
-            return self._secret(found, location)
+    def _struct(self, type_: inspect.StructType, found: Any, location: Location, default: Any) -> Any:
+        if type_.cls in _REFERENCES:
+            return self._reference(type_.cls, found, location)
         if not isinstance(found, dict):
             keys = ", ".join(field.encode_name for field in type_.fields)
             return self.problem(location, f"found {kind_text(found)}, wanted a mapping; write keys below it: {keys}")
@@ -318,12 +342,19 @@ class _Walker:
                 self.problem((*location, key), f"unknown key; {nearest(key, known)}")
         values: dict[str, Any] = {}
         for name, field in known.items():
+            beside = getattr(default, field.name) if default is not None else field.default
             if found.get(name) is None:
-                if field.required:
-                    self.problem((*location, name), f"missing, wanted {wanted_text(field.type)}; write `{name}: ...`")
+                other = INSTEAD_OF.get((type_.cls, name))
+                if field.required or (other is not None and found.get(other) is None):
+                    instead = f", or `{other}: ...`" if other else ""
+                    wanted = f"wanted {wanted_text(field.type)}; write `{name}: ...`{instead}"
+                    self.problem((*location, name), f"missing, {wanted}")
                     values[field.name] = _stand_in(field.type)
+                elif default is not None:
+                    values[field.name] = beside
                 continue
-            value = self.value(field.type, found[name], (*location, name))
+            of_section = beside if isinstance(beside, Setting) else None
+            value = self.value(field.type, found[name], (*location, name), of_section)
             if value is INVALID:
                 self.broken.add((*location, name))
                 value = _stand_in(field.type) if field.required else INVALID
@@ -331,23 +362,37 @@ class _Walker:
                 values[field.name] = value
         return type_.cls(**values)
 
-    def _secret(self, found: Any, location: Location) -> Any:
-        fix = "write `{env: NAME}` for an environment variable or `{file: PATH}` for a file"
+    def _reference(self, kind: type, found: Any, location: Location) -> Any:
+        """A secret or a file: by variable, by path, or by a Secret that the chart mounts."""
+        ways = ("env", "file", "secret") if kind is Secret else ("file", "secret")
+        fix = "write `{file: PATH}`, or `{secret: NAME, key: KEY}` for a Secret of Kubernetes"
+        fix = f"{fix}, or `{{env: NAME}}` for an environment variable" if kind is Secret else fix
         if not isinstance(found, dict):
-            return self.problem(location, f"found {kind_text(found)}; a secret is never a value in this file; {fix}")
+            never = "a secret is never a value in this file; " if kind is Secret else ""
+            return self.problem(location, f"found {kind_text(found)}; {never}{fix}")
         for key in found:
-            if key not in ("env", "file"):
-                return self.problem((*location, key), f"unknown key, wanted env or file; {fix}")
-        given = {key: value for key, value in found.items() if value is not None}
+            if key not in (*ways, "key"):
+                return self.problem((*location, key), f"unknown key, wanted {', '.join(ways)} or key; {fix}")
+        given = {way: found[way] for way in ways if found.get(way) is not None}
         if len(given) != 1:
-            return self.problem(location, f"found {len(given)} references, wanted exactly one of env and file; {fix}")
-        ((key, value),) = given.items()
+            message = f"found {len(given)} references, wanted exactly one of {', '.join(ways)}; {fix}"
+            return self.problem(location, message)
+        ((way, value),) = given.items()
         if not isinstance(value, str) or not value:
-            return self.problem((*location, key), f"found {kind_text(value)}, wanted text; {fix}")
-        if key == "env" and not re.fullmatch(VARIABLE_PATTERN, value):
+            return self.problem((*location, way), f"found {kind_text(value)}, wanted text; {fix}")
+        if way == "env" and not re.fullmatch(VARIABLE_PATTERN, value):
             message = "found no name of an environment variable (its value, perhaps?), wanted letters, digits and `_`"
-            return self.problem((*location, key), f"{message}; {fix}")
-        return Secret(**given)
+            return self.problem((*location, way), f"{message}; {fix}")
+        key = found.get("key")
+        if way != "secret":
+            return kind(**given) if key is None else self.problem((*location, "key"), f"has no use beside {way}; {fix}")
+        if not isinstance(key, str) or not re.fullmatch(SECRET_KEY_PATTERN, key):
+            return self.problem((*location, "key"), f"missing or no key of a Secret; {fix}")
+        if not re.fullmatch(SECRET_NAME_PATTERN, value):
+            return self.problem(
+                (*location, way), f"found no name of a Secret, wanted small letters, digits, `-`; {fix}"
+            )
+        return kind(file=f"{SECRETS_FOLDER}/{value}/{key}")
 
 
 def _stand_in(type_: inspect.Type) -> Any:
@@ -374,5 +419,9 @@ def wanted_text(type_: inspect.Type) -> str:
     if isinstance(type_, inspect.EnumType):
         return " or ".join(f"`{member.value}`" for member in type_.cls)
     if isinstance(type_, inspect.VarTupleType):
+        return "a list"
+    if isinstance(type_, inspect.BoolType):
+        return "`true` or `false`"
+    if isinstance(type_, inspect.ListType):
         return "a list"
     return "text" if isinstance(type_, inspect.StrType) else "a mapping"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from penstock.config import Configuration, read_secret, settings
 from penstock.config.settings import LOCAL
+from penstock.errors import ConfigurationError
 from penstock.lanes.models import ServedModel, Upstream
 
 
@@ -24,8 +25,17 @@ def served_models(
         environment: Usually ``os.environ``.
 
     Raises:
-        ConfigurationError: A credential's reference leads nowhere.
+        ConfigurationError: A credential's reference leads nowhere, or a model has no upstream to run with.
     """
+    missing = [name for name, model in configuration.models.items() if not model.upstreams]
+    if missing:
+        raise ConfigurationError(
+            tuple(
+                f"models.{name}.upstream: not given; its server is deployed by the chart only (`deploy`): "
+                "write `upstream: URL` beside it to serve from here"
+                for name in missing
+            )
+        )
     return {
         name: _served(name, model, local_url=local_url, environment=environment)
         for name, model in configuration.models.items()

@@ -1,0 +1,21 @@
+"""From the configuration's models to the pools that scaling is computed for."""
+
+from __future__ import annotations
+
+from penstock.config import Configuration
+from penstock.planning.scaling import Pool
+
+
+def pools(configuration: Configuration) -> dict[str, Pool]:
+    """The pool of each model that says its ``capacity``, by the model's name; without it nothing can be computed."""
+    return {
+        name: Pool(
+            tokens_per_second=model.capacity.tokens_per_second,
+            cold_start_ms=model.capacity.cold_start_ms,
+            drain_ms=model.objective.drain_ms,
+            replicas_min=model.replicas.min,
+            replicas_max=model.replicas.max,
+        )
+        for name, model in configuration.models.items()
+        if model.capacity is not None
+    }
