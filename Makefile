@@ -54,6 +54,12 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 torture: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## the tests that count, in full: kills, faults, random operations and schedules, hostile inputs
 	PENSTOCK_TORTURE=1 $(BIN)/pytest -m torture --timeout 7200
 
+SOAK_MINUTES ?= 120
+
+.PHONY: soak
+soak: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## two hours of mixed load on a whole cluster with a fault a minute; SOAK_MINUTES=10 for less
+	$(BIN)/python -m tests.system.soak --minutes $(SOAK_MINUTES)
+
 .PHONY: bento
 bento: $(BENTO) ## build our Bento distribution into the user's cache folder
 

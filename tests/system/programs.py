@@ -58,8 +58,8 @@ class Program:
 class SimulatedModel(Program):
     """``penstock simulate-model``; ``produced`` is its own log."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        self.port = port or free_port()
         self.produced_log = folder / "produced.jsonl"
         super().__init__(folder, "simulate-model", "--port", str(self.port), "--log", str(self.produced_log), *options)
 
