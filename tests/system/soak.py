@@ -33,7 +33,7 @@ from penstock.wiring.places import Places
 from penstock.wiring.rehearsing import read_ledger
 from tests.system import soak_verdict as verdict
 from tests.system.clusters import ENDS, Cluster
-from tests.system.soak_faults import USUAL, Faults
+from tests.system.soak_faults import FROZEN_S, USUAL, Faults
 from tests.system.soak_load import Load, Seen, within
 from tests.system.soak_samples import UNKNOWN, Sampler, Samples
 
@@ -108,16 +108,25 @@ class Soak:
         folder: Empty; for everything that it writes.
         pace: Requests begun per second.
         faults_max: Of faults, in all; None for one after the other until the load stops.
+        frozen_s: How long at least and at most something stands still.
     """
 
     def __init__(
-        self, folder: Path, *, minutes: float, seed: int, pace: float, every_s: float, faults_max: int | None = None
+        self,
+        folder: Path,
+        *,
+        minutes: float,
+        seed: int,
+        pace: float,
+        every_s: float,
+        faults_max: int | None = None,
+        frozen_s: tuple[float, float] = FROZEN_S,
     ) -> None:
         draw = random.Random(seed)
         self.cluster = SoakCluster(folder)
         self._minutes, self._pace, self._every_s, self._faults_max = minutes, pace, every_s, faults_max
         self._load_draw, fault_draw = random.Random(draw.random()), random.Random(draw.random())
-        self._faults = Faults(self.cluster, fault_draw)
+        self._faults = Faults(self.cluster, fault_draw, frozen_s=frozen_s)
         self._sampler = Sampler(self.cluster, folder / "samples.jsonl")
         self.result = Result(seed, minutes, time.time_ns() // 1_000_000)
         self.result.faults, self.result.samples = self._faults.told, self._sampler.taken

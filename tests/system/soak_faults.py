@@ -65,8 +65,9 @@ def family(pid: int) -> list[int]:
 class Faults:
     """Carries faults out on a cluster. ``told`` has one entry for each, with how long the named one was away."""
 
-    def __init__(self, cluster: Cluster, draw: random.Random) -> None:
+    def __init__(self, cluster: Cluster, draw: random.Random, *, frozen_s: tuple[float, float] = FROZEN_S) -> None:
         self._cluster = cluster
+        self._frozen_s = frozen_s
         self._draw = draw
         self.told: list[dict[str, object]] = []
 
@@ -115,7 +116,7 @@ class Faults:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
-            await within(asyncio.Event(), self._draw.uniform(*FROZEN_S))
+            await within(asyncio.Event(), self._draw.uniform(*self._frozen_s))
         finally:
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -139,7 +140,7 @@ class Faults:
         await asyncio.to_thread(model.stop)  # in order, so that its log has every request that it cut off
         if what == "slow down":
             model = await self._started(*SLOW)
-        await within(asyncio.Event(), self._draw.uniform(*FROZEN_S))
+        await within(asyncio.Event(), self._draw.uniform(*self._frozen_s))
         if what == "slow down":
             await asyncio.to_thread(model.stop)
         await self._started(*USUAL)

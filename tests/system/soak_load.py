@@ -156,7 +156,8 @@ class Load:
 
     async def _job(self, client: httpx.AsyncClient, organisation: str) -> str:
         wishes = self._wishes(JOB_FAULTS)
-        body = self._body(wishes, tokens=self._draw.randint(1, 60))
+        longest = 60 if self._draw.random() < 0.8 else 1000  # 5 s at the model's usual pace: time to cancel it
+        body = self._body(wishes, tokens=self._draw.randint(1, longest))
         headers = self._headers(organisation) | {"prefer": "respond-async"}
         answer = await client.post("/v1/chat/completions", json=body, headers=headers)
         if answer.status_code != 202:

@@ -35,6 +35,7 @@ EVERY_S: Final = 15.0
 LIFE_S_MIN: Final = 600.0
 WARM_UP_S: Final = 180.0
 UNKNOWN: Final = -1
+SUPERVISOR: Final = "supervisor"  # all others are below it
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -171,7 +172,7 @@ class Sampler:
 
     def _pids(self) -> dict[str, int]:
         found = dict(self._cluster.pids)
-        for name, program in (("model", self._cluster.model), ("supervisor", self._cluster)):
+        for name, program in (("model", self._cluster.model), (SUPERVISOR, self._cluster)):
             if program.process is not None:
                 found[name] = program.process.pid
         return found
@@ -221,8 +222,7 @@ async def queued(cluster: Cluster) -> int:
 def measured(now_s: float, name: str, pid: int) -> Sample | None:
     """One process now; None if it is gone."""
     kilobytes = files = threads = ticks = 0
-    members = family(pid)
-    for each in members:
+    for each in (pid,) if name == SUPERVISOR else family(pid):
         with suppress(OSError):
             place = Path(f"/proc/{each}")
             status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
