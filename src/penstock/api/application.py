@@ -8,9 +8,10 @@ from starlette.applications import Starlette
 
 from penstock.api.answers import HANDLERS
 from penstock.api.departure import Receive
+from penstock.api.exchange import Message, Scope, Send
 from penstock.api.failures import BUG
 from penstock.api.identification import request_id
-from penstock.api.inference import Inference, Message, Scope, Send
+from penstock.api.inference import Inference
 from penstock.api.pages import Pages
 from penstock.api.permissions import HOT, PERMISSIONS, Audience
 from penstock.api.services import Services

@@ -3,22 +3,153 @@
 uvicorn writes an answer's head and its body apart: two packets, and two wake-ups of the client. Here the head of an
 answer whose length is known waits for the body, which follows at once, and a piece of a stream is written without
 looking at what cannot have changed since its head. Everything else is uvicorn's own.
+
+What ASGI has only awkward ways for, the hot path asks of the cycle itself, which is a ``wire.Wire``.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from penstock.api.wire import WIRE
+
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
+_defaults: tuple[list[tuple[bytes, bytes]], bytes] = [], b""  # as last seen, and as lines
 
 
 class Cycle(RequestResponseCycle):
-    """What ``server.BoundedProtocol`` gives to the application as ``receive`` and ``send``."""
+    """What ``server.BoundedProtocol`` gives to the application as ``receive`` and ``send``.
 
+    Args:
+        on_response: Called when the answer is complete.
+        tasks: Of the server; ``task``, which runs this, is taken out at its end.
+    """
+
+    # What is so at the beginning of each; uvicorn's own sets them one by one.
+    logger = logging.getLogger("uvicorn.error")
+    access_logger = logging.getLogger("uvicorn.access")
+    access_log = False
+    disconnected = False
+    body: Any = b""
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
     _head = b""  # of an answer whose body has not come yet
+    _departed: Callable[[], None] | None = None
+    task: asyncio.Task[None] | None = None
+
+    def __init__(
+        self,
+        *,
+        scope: Any,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        default_headers: list[tuple[bytes, bytes]],
+        expect_100_continue: bool,
+        keep_alive: bool,
+        on_response: Callable[[], None],
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        self.tasks = tasks
+        self.scope = scope
+        self.transport = transport
+        self.flow = flow
+        self.default_headers = default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = on_response
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expect_100_continue
+        scope[WIRE] = self
+
+    async def run_asgi(self, app: Any) -> None:
+        """Answer by the application; what it does wrong ends the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+            await self._give_up()
+        else:
+            if not self.response_complete and not self.disconnected:
+                self.logger.error("ASGI callable returned without completing response.")
+                await self._give_up()
+        finally:
+            self.scope.pop(WIRE, None)  # type: ignore[typeddict-item]  # it holds the scope
+            self.on_response = _nothing
+            if self.task is not None:
+                self.tasks.discard(self.task)
+                self.task = None
+
+    async def _give_up(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
+
+    # --- told by the connection ----------------------------------------------------------------------------------
+
+    def take(self, piece: bytes) -> int:
+        """A piece of the body has come; how many bytes wait to be read."""
+        self.body = self.body + piece if self.body else piece
+        return len(self.body)
+
+    def leave(self) -> None:
+        """The client has left."""
+        if not self.response_complete:
+            self.disconnected = True
+        self.message_event.set()
+        if self._departed is not None:
+            self._departed()
+
+    # --- wire.Wire -----------------------------------------------------------------------------------------------
+
+    def take_body(self) -> bytes | None:
+        """See ``Wire.take_body``."""
+        if self.more_body or self.disconnected:
+            return None
+        self.message_event.clear()
+        body: bytes = self.body
+        self.body = b""
+        return body
+
+    def watch(self, departed: Callable[[], None] | None) -> None:
+        """See ``Wire.watch``."""
+        self._departed = departed
+        if departed is not None and self.disconnected:
+            departed()
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+        """See ``Wire.answer``."""
+        global _defaults
+        if self.response_started or self.disconnected or self.flow.write_paused or self.scope["method"] == "HEAD":
+            return False
+        defaults = self.default_headers
+        if _defaults[0] is not defaults:
+            _defaults = defaults, b"".join([b"%b: %b\r\n" % header for header in defaults])
+        end = b"" if self.keep_alive else b"connection: close\r\n"
+        head = STATUS_LINE[status] + _defaults[1] + lines
+        self.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(body), end, body))
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self._complete()
+        return True
+
+    def write(self, piece: bytes) -> bool:
+        """See ``Wire.write``."""
+        if self.disconnected or self.flow.write_paused or not self.chunked_encoding or self.response_complete:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
+
+    # --- ASGI ----------------------------------------------------------------------------------------------------
 
     async def send(self, message: Any) -> None:
         """See ASGI."""
@@ -76,3 +207,7 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def _nothing() -> None:
+    """Nobody is to be told any more."""

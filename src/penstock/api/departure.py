@@ -2,7 +2,7 @@
 
 An ASGI server tells it through ``receive``, which somebody must await meanwhile. A task for that costs about as much
 as all the rest of this package per request, so the coroutine is stepped here by the callbacks of what it waits for,
-as a task would.
+as a task would. Our own server is simply asked to call (``wire.Wire.watch``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, cast
+
+from penstock.api.wire import Wire
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -59,4 +61,29 @@ class Departure:
 
     def forgive(self) -> None:
         """Take back the cancellation that was just caught, so that the task may go on to clean up."""
+        self._task.uncancel()
+
+
+class WatchedWire:
+    """The same, where the server itself tells of a client that left."""
+
+    __slots__ = ("_task", "_wire", "happened")
+
+    def __init__(self, wire: Wire, *, task: asyncio.Task[Any]) -> None:
+        self._wire = wire
+        self._task = task
+        self.happened = False
+        wire.watch(self._depart)
+
+    def _depart(self) -> None:
+        self._wire.watch(None)
+        self.happened = True
+        self._task.cancel()
+
+    def ignore(self) -> None:
+        """Stop watching: the answer is complete."""
+        self._wire.watch(None)
+
+    def forgive(self) -> None:
+        """See ``Departure.forgive``."""
         self._task.uncancel()

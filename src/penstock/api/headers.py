@@ -20,6 +20,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _LETTERS = {1_000: "s", 60_000: "m", 3_600_000: "h", 86_400_000: "d", 604_800_000: "w", 0: "month"}
 _KEPT_MAX = 8192
+_TOKENS, _REQUESTS = Metric.TOKENS, Metric.REQUESTS
 
 
 class _Face(NamedTuple):
@@ -27,12 +28,12 @@ class _Face(NamedTuple):
 
     cap: int
     metric: Metric
-    cap_text: bytes
-    name: bytes
-    policy: bytes
+    name: str
+    policy: str
 
 
 _faces: dict[str, _Face] = {}
+_forms: dict[tuple[str, str], tuple[int, int, bytes]] = {}  # by the ids of both limits: both caps, and the lines
 
 
 def _face(reading: Reading) -> _Face:
@@ -40,13 +41,37 @@ def _face(reading: Reading) -> _Face:
     letter = _LETTERS.get(limit.period_ms)
     initial = limit.metric.value[0]
     name = f"{initial}p{letter}" if letter else f"{initial}p{limit.period_ms}ms"
-    cap_text = b"%d" % reading.cap
     policy = f'"{name}";q={reading.cap}' + (f";w={max(1, limit.period_ms // 1000)}" if limit.period_ms else "")
-    face = _Face(reading.cap, limit.metric, cap_text, name.encode(), policy.encode())
+    face = _Face(reading.cap, limit.metric, name, policy)
     if len(_faces) >= _KEPT_MAX:
         _faces.clear()
     _faces[reading.limit] = face
     return face
+
+
+def _form(requests: Reading | None, tokens: Reading | None) -> bytes:
+    """The lines with a place for each number that changes; kept for each pair of limits."""
+    ids = requests.limit if requests else "", tokens.limit if tokens else ""
+    caps = requests.cap if requests else 0, tokens.cap if tokens else 0
+    known = _forms.get(ids)
+    if known is not None and known[:2] == caps:
+        return known[2]
+    faces = []
+    lines = ""
+    for reading in (requests, tokens):
+        if reading is not None:
+            face = _faces[reading.limit]
+            faces.append(face)
+            unit = face.metric.value
+            lines += f"x-ratelimit-limit-{unit}: {face.cap}\r\n"
+            lines += f"x-ratelimit-remaining-{unit}: %d\r\nx-ratelimit-reset-{unit}: %b\r\n"
+    lines += f"ratelimit-policy: {', '.join(face.policy for face in faces)}\r\n"
+    lines += "ratelimit: " + ", ".join(f'"{face.name}";r=%d;t=%d' for face in faces) + "\r\n"
+    if len(_forms) >= _KEPT_MAX:
+        _forms.clear()
+    form = lines.encode()
+    _forms[ids] = *caps, form
+    return form
 
 
 def go_duration(duration_ms: int) -> bytes:
@@ -70,47 +95,37 @@ def go_duration(duration_ms: int) -> bytes:
 
 
 def rate_headers(readings: Iterable[Reading]) -> Headers:
-    """The headers for these readings; none for a metric that nothing limits.
+    """The headers for these readings; none for a metric that nothing limits."""
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in rate_lines(readings).splitlines())]
+
+
+def rate_lines(readings: Iterable[Reading]) -> bytes:
+    """The same as they go over the wire, each ended by CR LF.
 
     Tightest is the least available; of equals, the one that takes longest to reset.
     """
     tokens: Reading | None = None
     requests: Reading | None = None
-    tokens_face = requests_face = None
     for reading in readings:
         face = _faces.get(reading.limit)
         if face is None or face.cap != reading.cap:
             face = _face(reading)
         metric = face.metric
-        if metric is Metric.TOKENS:
+        if metric is _TOKENS:
             if tokens is None or _tighter(reading, tokens):
-                tokens, tokens_face = reading, face
-        elif metric is Metric.REQUESTS and (requests is None or _tighter(reading, requests)):
-            requests, requests_face = reading, face
-    headers: Headers = []
-    policy: list[bytes] = []
-    state: list[bytes] = []
-    if requests is not None and requests_face is not None:
-        remaining = b"%d" % requests.available
-        headers += (
-            (b"x-ratelimit-limit-requests", requests_face.cap_text),
-            (b"x-ratelimit-remaining-requests", remaining),
-            (b"x-ratelimit-reset-requests", go_duration(requests.resets_in_ms)),
-        )
-        policy.append(requests_face.policy)
-        state.append(b'"%s";r=%s;t=%d' % (requests_face.name, remaining, -(-requests.resets_in_ms // 1000)))
-    if tokens is not None and tokens_face is not None:
-        remaining = b"%d" % tokens.available
-        headers += (
-            (b"x-ratelimit-limit-tokens", tokens_face.cap_text),
-            (b"x-ratelimit-remaining-tokens", remaining),
-            (b"x-ratelimit-reset-tokens", go_duration(tokens.resets_in_ms)),
-        )
-        policy.append(tokens_face.policy)
-        state.append(b'"%s";r=%s;t=%d' % (tokens_face.name, remaining, -(-tokens.resets_in_ms // 1000)))
-    if policy:
-        headers += ((b"ratelimit-policy", b", ".join(policy)), (b"ratelimit", b", ".join(state)))
-    return headers
+                tokens = reading
+        elif metric is _REQUESTS and (requests is None or _tighter(reading, requests)):
+            requests = reading
+    if requests is None and tokens is None:
+        return b""
+    shown: tuple[int | bytes, ...] = ()
+    state: tuple[int, ...] = ()
+    for tightest in (requests, tokens):
+        if tightest is not None:
+            available, resets_in_ms = tightest.available, tightest.resets_in_ms
+            shown += available, go_duration(resets_in_ms)
+            state += available, -(-resets_in_ms // 1000)
+    return _form(requests, tokens) % (shown + state)
 
 
 def _tighter(one: Reading, other: Reading) -> bool:

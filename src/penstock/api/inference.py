@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any
 
 from penstock.api.bodies import READERS, UNBOUNDED_BYTES, Shape, decode
 from penstock.api.deferring import Deferring
-from penstock.api.departure import Departure, Receive
-from penstock.api.failures import BUG, STOPPING, Failure, failure
-from penstock.api.headers import Headers, rate_headers
+from penstock.api.departure import Receive
+from penstock.api.exchange import Exchange, Scope, Send
+from penstock.api.failures import BUG, STOPPING, failure
+from penstock.api.headers import rate_headers
 from penstock.api.identification import request_id
 from penstock.api.permissions import ASYNC_PREFIX
 from penstock.api.preferences import read_preference
@@ -39,14 +39,8 @@ from penstock.errors import (
 from penstock.lanes.credentials import Credential
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import RequestRecord
-from penstock.quota.operations import Reading
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 
 _log = logging.getLogger("penstock.api")
-_JSON = (b"content-type", b"application/json")
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 _BEARER = b"bearer "
 _READERS: dict[str, Callable[..., Shape]] = {**READERS, "responses": read_response}
@@ -55,51 +49,6 @@ GONE_STATUS = 499  # nobody reads it; nginx's name for a client that left
 
 class ClientGone(Exception):
     """The client left before its body was complete."""
-
-
-class Exchange:
-    """One request and what has been sent of its answer."""
-
-    __slots__ = ("answering", "departure", "receive", "record", "scope", "send", "started")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
-        self.scope = scope
-        self.receive = receive
-        self.send = send
-        self.record = record
-        self.started = False
-        self.departure: Departure | None = None
-        self.answering: Callable[..., Reply | StreamReply] | None = None
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send the head."""
-        self.started = True
-        self.record.status = status
-        headers.append((b"x-request-id", self.record.request_id.encode()))
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def whole(self, status: int, body: bytes, readings: Iterable[Reading], extra: Headers) -> None:
-        """Send an answer that is complete; from here on nothing is left to cancel."""
-        self.ignore_departure()
-        headers = rate_headers(readings)
-        headers += extra
-        headers.append(_JSON)
-        headers.append((b"content-length", b"%d" % len(body)))
-        await self.start(status, headers)
-        await self.send({"type": "http.response.body", "body": body})
-
-    def ignore_departure(self) -> None:
-        """Stop watching the client."""
-        if self.departure is not None:
-            self.departure.ignore()
-
-    async def fail(self, failed: Failure, readings: tuple[Reading, ...] = ()) -> None:
-        """Send an error: as the answer, or as the last event of a stream that has begun."""
-        self.record.outcome = failed.outcome
-        if not self.started:
-            await self.whole(failed.status, failed.body, failed.readings or readings, failed.headers)
-            return
-        await self.send({"type": "http.response.body", "body": b"data: " + failed.body + b"\n\n"})
 
 
 class Inference:
@@ -153,11 +102,10 @@ class Inference:
         request: InferenceRequest | None = None
         try:
             credential = self._check_head(exchange, authorization, content_type, content_bytes)
-            raw = await self._read(exchange.receive)
+            raw = exchange.wire.take_body() if exchange.wire is not None else None
+            raw = await self._read(exchange.receive) if raw is None else self._bounded([raw])
             request = self._request(exchange, credential, raw)
-            task = asyncio.current_task()
-            assert task is not None
-            exchange.departure = Departure(exchange.receive, task=task, loop=asyncio.get_running_loop())
+            exchange.watch_departure()
             if prefer or exchange.scope["path"].startswith(ASYNC_PREFIX):
                 preference = read_preference(prefer)
                 if (preference.responds_async and exchange.answering is None) or exchange.scope["path"].startswith(

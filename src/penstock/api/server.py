@@ -14,11 +14,12 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Generator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, cast
 from urllib.parse import unquote
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from penstock.api.cycle import Cycle
@@ -28,6 +29,7 @@ from penstock.errors import ConfigurationError
 HEAD_TOO_LARGE = 431
 BACKLOG = 2048
 CLEANUP_S = 5.0
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _NOT_PLAIN = re.compile(rb"[^!-~]|[%?#]").search
 
 
@@ -48,6 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_counted = False
     _is_in_head = False
     _head_timer: asyncio.TimerHandle | None = None
+    _idle_since_s = 0.0  # 0: not idle
     _refusal = 400
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -56,14 +59,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(self.head_s, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is left to wait for."""
+        """Whoever waits for the client, or for room to write to it, is told."""
         self._stop_head_timer()
-        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        if self.cycle is not None:
+            cast(Cycle, self.cycle).leave()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]
 
     def on_message_begin(self) -> None:
         """A head begins."""
         self._is_in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         """A head ended."""
@@ -80,29 +92,38 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _begin_cycle(self) -> None:
         """As uvicorn does where nothing can be upgraded, nothing is mounted, and connections are not counted."""
-        parser, scope, url = self.parser, self.scope, self.url
+        parser, url = self.parser, self.url
         version = parser.get_http_version()
-        scope["method"] = parser.get_method().decode("ascii")
-        scope["http_version"] = version
         if url.startswith(b"/") and not _NOT_PLAIN(url):
-            scope["path"], scope["raw_path"], scope["query_string"] = url.decode("ascii"), url, b""
+            path, raw_path, query = url.decode("ascii"), url, b""
         else:
             parsed = httptools.parse_url(url)
-            scope["path"] = unquote(parsed.path.decode("ascii"))
-            scope["raw_path"], scope["query_string"] = parsed.path, parsed.query or b""
+            path, raw_path, query = unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": self.headers,
+            "state": {},
+            "method": parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
         before = self.cycle
         self.cycle = cycle = Cycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
+            tasks=self.tasks,
         )
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -110,11 +131,67 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """The cycle itself forgets its task at the end: a callback for that would be one more turn of the loop."""
+        cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, which nobody reads any more once the answer is complete."""
+        cycle = cast(Cycle, self.cycle)
+        if not cycle.response_complete:
+            if cycle.take(body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        """Turn to the request that came meanwhile; if there is none, the connection is idle from now on.
+
+        Its timer is left as it is: one that is stopped and set for each request costs more than one that looks again.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The time of an idle connection may have passed; one that is in use gets its timer when it is idle again."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since_s and not self.transport.is_closing():
+            left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+            if left_s > 0:
+                self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+            else:
+                self.transport.close()
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser; count what continues a head that is still unfinished."""
         was_in_head = self._is_in_head
         self._is_counted = was_in_head or len(data) > self.head_bytes_max
-        super().data_received(data)
+        self._idle_since_s = 0.0
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+            return
+        except httptools.HttpParserUpgrade:
+            pass  # a request to speak another protocol is answered in this one, which is what HTTP asks
         if self._is_in_head and not self.transport.is_closing():
             if was_in_head:
                 self._continued_bytes += len(data)
@@ -142,9 +219,6 @@ class BoundedProtocol(HttpToolsProtocol):
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[self._refusal] + head + body)
         self.transport.close()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """A request to speak another protocol is answered in this one, which is what HTTP asks."""
 
 
 class _Server(uvicorn.Server):
