@@ -25,6 +25,8 @@ def terms(draw: st.DrawFn) -> Term:
     if metric is Metric.CONCURRENCY:
         cap = draw(st.integers(0, CAP_MAX))
         return Term(metric=metric, kind=Kind.CONCURRENCY, cap=cap)
+    if metric is not Metric.COST and draw(st.integers(0, 9)) == 0:
+        return Term(metric=metric, kind=Kind.ENQUEUED, cap=draw(st.integers(0, CAP_MAX)))
     if draw(st.booleans()):
         period_ms, anchor_ms = MONTH_MS, 0
     else:

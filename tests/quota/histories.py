@@ -53,6 +53,7 @@ LIMITS = (
     "{}/tokens/month", "{}/requests/day", "{}/cost/week", "{}/cost/day/org/large", "{}/concurrency/concurrent",
     "{}/tokens/rate-5000/small", "{}:team:search/tokens/day", "{}:team:search/concurrency/concurrent",
     "{}:key:k1/tokens/day", "{}:key:k1/requests/second", "{}:key:k2/tokens/window-7200000-60000",
+    "{}/tokens/enqueued", "{}:team:search/requests/enqueued/small",
 )  # fmt: skip
 CAPS = (0, 1, 300, 1_000, 3_000, 20_000, 10**5, *[10**6, 10**8, 10**9] * 5, 1 << 52)
 PRICE = Price(prompt_picos=150_000, cached_picos=75_000, completion_picos=600_000, request_picos=1_001)
@@ -242,6 +243,7 @@ class Scribe:
         definitions = Definitions(
             limits=tuple(limits), keys=KEYS, models=MODELS,
             reserve=self.random.choice(tuple(ReservePolicy)), overrun=self.random.choice(tuple(Overrun)),
+            shard=self.random.choice((0, 5, 1_023)),
         )  # fmt: skip
         return Define(**self._by(organisation), version=version, definitions=definitions)
 

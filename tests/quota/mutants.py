@@ -41,6 +41,8 @@ SLOWEST_LAST = (
         "test_public_api",
         "test_estimate",
         "test_look",
+        "test_enqueued",
+        "test_sharding",
         "test_invariants_fail",
         "test_invariants",
     ),

@@ -106,7 +106,7 @@ class World:
         asyncio.run(self._prepare_redis())
 
     def define(self) -> None:
-        record_definitions(self.engine, in_file(load([self.file])), now_ms=now_ms(), actor="test")
+        record_definitions(self.engine, in_file(load([self.file])), shards=1, now_ms=now_ms(), actor="test")
 
     async def _prepare_redis(self) -> None:
         client = RedisClient(read_address(self.redis.url))

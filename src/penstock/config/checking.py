@@ -20,11 +20,12 @@ from penstock.config.notation import (
 from penstock.config.reading import Location, Problem, Tree, path_text
 from penstock.config.settings import LOCAL, Configuration, Model, ModelKind
 from penstock.config.walking import Walked, nearest
-from penstock.quota.definitions import Metric
+from penstock.quota.definitions import Kind, Metric
 from penstock.quota.plans import LIMITS_MAX
 from penstock.quota.pricing import cost_nanos_max
 
 LOCAL_CONTEXT_MAX = 8_192  # max_position_embeddings in SmolLM2's own config.json
+SHARDS_MOST = 256  # a quorum queue costs the broker a Raft group, and each worker a connection
 SCHEMES = {"redis": ("redis", "rediss"), "postgresql": ("postgresql",), "rabbitmq": ("amqp", "amqps")}
 Found = Iterator[tuple[Location, str]]
 
@@ -42,7 +43,7 @@ def full_request_nanos(model: Model) -> int:
 def problems(walked: Walked, tree: Tree) -> list[Problem]:
     """What is wrong between settings that are each well-formed."""
     check = _Check(walked, tree)
-    found = [*check.models(), *check.plans(), *check.organisations(), *check.services()]
+    found = [*check.models(), *check.plans(), *check.organisations(), *check.services(), *check.queue()]
     return [Problem(location, message, tree.place(location)) for location, message in found]
 
 
@@ -128,6 +129,11 @@ class _Check:
         if self._sound((*at, "context")) and model.context > LOCAL_CONTEXT_MAX:
             message = f"{model.context} is more than the bundled model reads ({LOCAL_CONTEXT_MAX}); lower it"
             yield (*at, "context"), message
+
+    def queue(self) -> Found:
+        shards: Location = ("queue", "shards")
+        if self._sound(shards) and self._configuration.queue.shards > SHARDS_MOST:
+            yield shards, f"{self._configuration.queue.shards} is more than a broker bears ({SHARDS_MOST}); lower it"
 
     def plans(self) -> Found:
         for name, plan in self._configuration.plans.items():
@@ -255,7 +261,8 @@ def _without_effect(configuration: Configuration) -> Found:
                 above = upper.get(_identity(term))
                 if above is not None and above.cap <= term.cap:
                     owner = team_owner(name, team)
-                    period = "" if term.metric is Metric.CONCURRENCY else f" per {format_period(term)}"
+                    has_period = term.kind not in (Kind.CONCURRENCY, Kind.ENQUEUED)
+                    period = f" per {format_period(term)}" if has_period else ""
                     message = (
                         f"{owner} may use {_cap_text(term)}{period}, but {name} as a whole only {_cap_text(above)}; "
                         f"lower this one, or it never bounds"

@@ -172,7 +172,7 @@ How values are written:
 | duration | `500ms`, `60s`, `10m`, `24h`, `7d`; above 0 |
 | amount | `8192`, `8k`, `1.5M`, `2_000_000`; k, M and B are thousands, millions and billions |
 | usd | `0.15`, `12.50`; parsed in decimal arithmetic, never rounded |
-| limit | `200k tokens/minute`, `600 requests per minute`, `10k tokens/hour`, `300 usd/month`, `32 concurrent` |
+| limit | `200k tokens/minute`, `600 requests per minute`, `300 usd/month`, `32 concurrent`, `2M tokens enqueued` |
 """
 
 

@@ -140,6 +140,8 @@ def comes_back(limit: Limit) -> str:
     """
     if limit.kind is Kind.CONCURRENCY:
         return "when a request ends"
+    if limit.kind is Kind.ENQUEUED:
+        return "when a queued job begins or ends"
     if limit.kind is Kind.WINDOW:
         return _window_text(limit)
     per_second = limit.cap * 1_000 / limit.period_ms

@@ -25,7 +25,7 @@ DURATION_PATTERN = r"^\d[\d_]*(\.\d+)?(ms|s|m|h|d)$"
 AMOUNT_PATTERN = r"^\d[\d_]*(\.\d+)?([kKMB]|[eE]\+?\d{1,2})?$"
 MONEY_PATTERN = r"^\d[\d_]*(\.\d+)?([eE][+-]?\d{1,2})?$"
 LIMIT_PATTERN = (
-    r"^\s*\d[\d_]*(\.\d+)?[kKMB]?\s*(concurrent"
+    r"^\s*\d[\d_]*(\.\d+)?[kKMB]?\s*(concurrent|(tokens?|requests?)\s+enqueued"
     r"|(tokens?|requests?|usd)\s*(/|\s+per\s+)\s*(\d+\s*)?(seconds?|minutes?|hours?|days?|weeks?|month))\s*$"
 )
 
@@ -41,7 +41,7 @@ _PERIODS_MS = {
 }
 _METRICS = {"token": Metric.TOKENS, "request": Metric.REQUESTS, "usd": Metric.COST}
 _WORDS = {Metric.TOKENS: "tokens", Metric.REQUESTS: "requests", Metric.COST: "usd"}
-_EXAMPLE = "`200k tokens/minute`, `300 usd/month` or `32 concurrent`"
+_EXAMPLE = "`200k tokens/minute`, `300 usd/month`, `32 concurrent` or `2M tokens enqueued`"
 
 
 class NotationError(ValueError):
@@ -55,7 +55,7 @@ class Term:
     Args:
         metric: What is counted.
         kind: How; follows from the metric and the period.
-        period_ms: Of a window or a bucket; 0 for the calendar month and for concurrency.
+        period_ms: Of a window or a bucket; 0 for the calendar month, for concurrency and for what is enqueued.
         anchor_ms: Where windows begin: weeks on Monday, UTC.
         cap: Tokens, requests, nano-dollars or requests in flight.
     """
@@ -196,7 +196,8 @@ def parse_limit(sentence: str) -> Term:
     """A limit, from the sentence that states it.
 
     ``/second`` and ``/minute`` are rates (of requests: strict rates), ``/hour`` and longer are windows, money is
-    limited in windows only, ``N concurrent`` bounds requests in flight. ``per`` may stand for the slash, and a
+    limited in windows only, ``N concurrent`` bounds requests in flight, ``N tokens enqueued`` (or requests) what was
+    accepted to be answered later and has not begun. ``per`` may stand for the slash, and a
     count before the unit: ``1M tokens per 5 hours``.
 
     Raises:
@@ -207,10 +208,10 @@ def parse_limit(sentence: str) -> Term:
         200000
     """
     text = " ".join(sentence.split())
-    match = re.fullmatch(r"(\S*\d\S*?)\s*([A-Za-z$]+)(?:\s*(?:/|\bper\b)\s*(.*))?", _spaced(text))
+    match = re.fullmatch(r"(\S*\d\S*?)\s*([A-Za-z$]+)(\s+enqueued)?(?:\s*(?:/|\bper\b)\s*(.*))?", _spaced(text))
     if match is None:
         raise NotationError(f"found {sentence!r}, wanted a limit; write it as {_EXAMPLE}")
-    number, word, period = match.groups()
+    number, word, enqueued, period = match.groups()
     if word == "concurrent":
         return _concurrency(number, period, sentence)
     metric = _METRICS.get(word.removesuffix("s") if word != "usd" else word)
@@ -218,6 +219,8 @@ def parse_limit(sentence: str) -> Term:
         raise NotationError(
             f"found {word!r} in {sentence!r}, wanted tokens, requests, usd or concurrent; write it as {_EXAMPLE}"
         )
+    if enqueued is not None:
+        return _enqueued(metric, number, period, sentence)
     if not period:
         raise NotationError(
             f"found {sentence!r} without a period, wanted one of second, minute, hour, day, week, month; "
@@ -272,6 +275,15 @@ def _concurrency(number: str, period: str | None, sentence: str) -> Term:
     return Term(metric=Metric.CONCURRENCY, kind=Kind.CONCURRENCY, cap=cap)
 
 
+def _enqueued(metric: Metric, number: str, period: str | None, sentence: str) -> Term:
+    if period is not None or metric is Metric.COST:
+        raise NotationError(
+            f"found {sentence!r}, wanted tokens or requests without a period: it bounds what waits to be answered "
+            f"later; write `{number} tokens enqueued`"
+        )
+    return Term(metric=metric, kind=Kind.ENQUEUED, cap=_cap(number, metric, CAP_MAX, sentence))
+
+
 def _period(text: str, sentence: str) -> tuple[int, int]:
     match = re.fullmatch(r"(?:(\d{1,6})\s*)?([a-z]+?)s?", text.strip())
     count, unit = (int(match[1] or 1), match[2]) if match else (0, "")
@@ -299,6 +311,8 @@ def format_limit(term: Term | Limit) -> str:
     """
     if term.metric is Metric.CONCURRENCY:
         return f"{format_amount(term.cap)} concurrent"
+    if term.kind is Kind.ENQUEUED:
+        return f"{format_amount(term.cap)} {_WORDS[term.metric]} enqueued"
     is_cost = term.metric is Metric.COST
     amount = format_usd(term.cap, per_usd=NANOS_PER_USD) if is_cost else format_amount(term.cap)
     return f"{amount} {_WORDS[term.metric]}/{format_period(term)}"

@@ -341,6 +341,8 @@ class Queue(Setting, frozen=True, kw_only=True):
         deadline: How long after its acceptance a job may still begin and end.
         results: How long a result is kept for its client.
         concurrency: Jobs that one process works on at once: the embedded default, and each worker.
+        shards: Work queues of each model, at most 256: so many organisations wait apart from each other. Only with
+            stores.
         ready_bytes_max: Bytes that may wait in one queue of the broker; more is refused with 503.
         deliveries: How often a job is delivered at most, before it is given up as a dead letter.
     """
@@ -349,6 +351,7 @@ class Queue(Setting, frozen=True, kw_only=True):
     deadline_ms: Milliseconds = field(name="deadline", default=3_600_000)
     results_ms: Milliseconds = field(name="results", default=86_400_000)
     concurrency: PositiveAmount = 4
+    shards: PositiveAmount = 16
     ready_bytes_max: PositiveAmount = 500_000_000
     deliveries: PositiveAmount = 20
 

@@ -39,7 +39,7 @@ def audit_table(report: AuditReport) -> Group:
 def _amounts(standing: LimitStanding) -> tuple[str, ...]:
     show = dollars if standing.metric == Metric.COST else whole
     is_rate = standing.kind in BUCKETS  # a bucket has neither used nor held
-    used = "-" if is_rate or standing.kind == Kind.CONCURRENCY else show(standing.used)
+    used = "-" if is_rate or standing.kind in (Kind.CONCURRENCY, Kind.ENQUEUED) else show(standing.used)
     return show(standing.cap), used, "-" if is_rate else show(standing.held), show(standing.available)
 
 

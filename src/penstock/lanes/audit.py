@@ -98,7 +98,7 @@ def _compare(
     suspects: dict[tuple[str, int], set[str]],
 ) -> list[Difference]:
     differences = []
-    if standing.kind in (Kind.WINDOW, Kind.CONCURRENCY) and standing.held != held:
+    if standing.kind in (Kind.WINDOW, Kind.CONCURRENCY, Kind.ENQUEUED) and standing.held != held:
         differences.append(Difference(standing.limit, "held", standing.window, standing.held, held))
     if standing.kind == Kind.WINDOW:
         here = (standing.limit, standing.window)

@@ -64,8 +64,11 @@ def denial_text(denied: Denied) -> str:
     amount, left = _in_unit(denied.limit, denied.amount), _number(denied.limit, denied.available)
     if denied.refusal is Refusal.NEVER:
         return f"{denied.limit}: needs {amount}, which is more than it ever allows; ask for less"
-    held = ", more is held by requests in flight" if denied.refusal is Refusal.HELD else ""
     wait_s = -(-denied.retry_after_ms // 1000)
+    held = ""
+    if denied.refusal is Refusal.HELD:
+        by = "jobs that have not begun" if _word(denied.limit) == "enqueued" else "requests in flight"
+        held = f", more is held by {by}"
     return f"{denied.limit}: needs {amount}, {left} left{held}; retry in {wait_s} s"
 
 
@@ -82,3 +85,7 @@ def _number(limit: str, amount: int) -> str:
 
 def _metric(limit: str) -> str:
     return limit.split("/", 2)[1]  # owner/metric/...
+
+
+def _word(limit: str) -> str:
+    return limit.split("/", 3)[2]  # owner/metric/period/...

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from penstock.quota.admitting import (
+    enqueue,
     fault_in,
     first_refusal,
     make_reservation,
     plan_for,
     size_of,
 )
-from penstock.quota.charging import held_amounts, record
+from penstock.quota.charging import free_concurrency, held_amounts, record
 from penstock.quota.counters import hold, roll
 from penstock.quota.events import EventKind
 from penstock.quota.expiring import NOT_READY, OPEN, begin, find
@@ -88,6 +89,7 @@ def _claim(account: Account, reservation: Reservation, now_ms: int) -> Never | W
         reservation.never = counter.limit
         void_open(account, reservation, now_ms, f"its cap was lowered: {counter.limit}")
         return Never(counter.limit)
+    free_concurrency(account, reservation)
     for counter in counters:
         hold(counter, amounts[counter.unit])
     if not reservation.started:
@@ -169,6 +171,7 @@ def reassert(account: Account, call: Reassert, time_ms: int) -> ReassertAnswer:
     reservation.touched_prompt = max(reservation.touched_prompt, call.prompt)
     reservation.touched_completion = max(reservation.touched_completion, call.completion)
     if arguments.lane is Lane.QUEUE and not call.acquired:
+        enqueue(reservation, plan_for(account, reservation.team, reservation.key, reservation.model))
         open_until(account, reservation, reservation.job_deadline_ms)
     else:
         _force_running(account, reservation, now_ms)
@@ -183,6 +186,7 @@ def _waits(reservation: Reservation) -> bool:
 
 def _force_running(account: Account, reservation: Reservation, now_ms: int) -> None:
     plan = plan_for(account, reservation.team, reservation.key, reservation.model)
+    free_concurrency(account, reservation)
     for counter in plan.concurrency_counters:
         hold(counter, 1)
     reservation.concurrency = plan.concurrency

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.quota.charging import held_amounts, record
 from penstock.quota.counters import (
+    ENQUEUED,
     Amounts,
     Counter,
     available,
@@ -124,7 +125,8 @@ def _again(account: Account, call: Reserve, known: Reservation, now_ms: int) -> 
     if known.state is not OPEN or known.nonce != call.nonce:
         return Duplicate(known.state)
     plan = plan_for(account, known.team, known.key, known.model)
-    return Reserved(known.due_at_ms, known.tokens_held, readings(plan.counters, now_ms), account.epoch)
+    stand = readings(plan.counters, now_ms)
+    return Reserved(known.due_at_ms, known.tokens_held, stand, account.epoch, account.definitions.shard)
 
 
 def size_of(account: Account, call: ReserveArguments[Any], model: Model) -> Size:
@@ -162,7 +164,7 @@ def _check(plan: Plan, lane: Lane, amounts: Amounts, now_ms: int) -> Denied | No
     if lane is Lane.REALTIME:
         worst = first_refusal(plan.counters, amounts, amounts, now_ms)
     else:
-        worst = first_refusal(plan.window_counters, amounts, amounts, now_ms)
+        worst = first_refusal((*plan.window_counters, *plan.enqueued_counters), amounts, amounts, now_ms)
         for counter in plan.run_counters:
             if never_fits(counter, amounts[counter.unit]):
                 roll(counter, now_ms)
@@ -210,11 +212,12 @@ def denial(worst: Refused, counters: tuple[Counter, ...], amounts: Amounts, now_
 
 
 def readings(counters: Iterable[Counter], now_ms: int) -> tuple[Reading, ...]:
-    """Each limit as it stands, for the headers."""
+    """Each limit as it stands, for the headers: what bounds the queue is no limit of the request itself."""
     found = []
     for counter in counters:
-        roll(counter, now_ms)
-        found.append(reading(counter, now_ms))
+        if counter.kind is not ENQUEUED:
+            roll(counter, now_ms)
+            found.append(reading(counter, now_ms))
     return tuple(found)
 
 
@@ -233,10 +236,19 @@ def _admit(
     else:
         for counter in plan.window_counters:
             hold(counter, amounts[counter.unit])
+        enqueue(reservation, plan)
         open_until(account, reservation, call.job_deadline_ms)
         record(account, reservation, EventKind.RESERVED, now_ms)
     stand = readings(plan.counters, now_ms)  # rolls what a job has not asked
-    return Reserved(reservation.due_at_ms, reservation.tokens_held, stand, account.epoch)
+    return Reserved(reservation.due_at_ms, reservation.tokens_held, stand, account.epoch, account.definitions.shard)
+
+
+def enqueue(reservation: Reservation, plan: Plan) -> None:
+    """A job that nobody has started takes its place in the queue."""
+    amounts = held_amounts(reservation)
+    for counter in plan.enqueued_counters:
+        hold(counter, amounts[counter.unit])
+    reservation.concurrency = plan.enqueued
 
 
 def make_reservation(
@@ -286,7 +298,8 @@ def extend(account: Account, call: Extend, time_ms: int) -> ExtendAnswer:
     if key is not None and key.cost_nanos_max is not None and cost > key.cost_nanos_max:
         return Invalid(f"would cost up to {cost} nano-dollars; the key allows {key.cost_nanos_max} for one request")
     amounts = (more, 0, cost - reservation.cost_held)
-    counters = tuple(account.counters[each] for each in sorted(reservation.windows + reservation.rates))
+    places = () if reservation.running else reservation.concurrency
+    counters = tuple(account.counters[each] for each in sorted(reservation.windows + reservation.rates + places))
     concerned = [each for each in counters if amounts[each.unit]]
     asked = [each for each in concerned if each.limit in account.defined]
     worst = first_refusal(asked, amounts, (call.total_tokens, 1, cost), now_ms)

@@ -22,9 +22,11 @@ def held_amounts(reservation: Reservation) -> Amounts:
 
 
 def free_concurrency(account: Account, reservation: Reservation) -> None:
-    """The request is no longer in flight."""
+    """The request leaves its places: in flight, or in the queue."""
+    held = held_amounts(reservation)
     for limit in reservation.concurrency:
-        account.counters[limit].held -= 1
+        counter = account.counters[limit]
+        counter.held -= held[counter.unit]
     reservation.concurrency = ()
 
 

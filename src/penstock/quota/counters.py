@@ -1,4 +1,4 @@
-"""One limit's counter, and how each of the four kinds counts.
+"""One limit's counter, and how each of the five kinds counts: windows, two buckets, places in flight and in the queue.
 
 A counter carries kind, period, anchor and cap, so that settle, void and expire need no definitions: a limit that has
 left them still gets back what was held.
@@ -13,6 +13,7 @@ from penstock.quota.limits import window_ends_ms, window_id
 from penstock.quota.operations import LimitStanding, Reading, Refusal
 
 WINDOW, RATE, STRICT_RATE, CONCURRENCY = Kind.WINDOW, Kind.RATE, Kind.STRICT_RATE, Kind.CONCURRENCY
+ENQUEUED = Kind.ENQUEUED
 
 AMOUNT_MAX = 1 << 52  # above every cap and level; doubles are exact beyond it
 RETRY_HELD_MS = 1_000  # when only holds are in the way
@@ -28,7 +29,7 @@ class Counter:
     Args:
         limit: The limit's id.
         unit: Which of ``Amounts`` it counts; a request in flight counts as one request.
-        used, held, window, ends_at_ms: Of windows; ``held`` also of concurrency. ``ends_at_ms`` is derived.
+        used, held, window, ends_at_ms: Of windows; ``held`` also of places. ``ends_at_ms`` is derived.
         level: Of buckets: tokens available x period_ms; negative is debt.
         rolled_at_ms: Of buckets: the instant that ``level`` is true for.
         forgiven: Of buckets: debt below the floor that was dropped, in units of ``level``; stops at 2^52.
@@ -78,7 +79,7 @@ def roll(counter: Counter, now_ms: int) -> None:
                 counter.window = window
                 counter.used = 0
             counter.ends_at_ms = window_ends_ms(counter.period_ms, counter.anchor_ms, window)
-    elif kind is not CONCURRENCY:
+    elif kind is not CONCURRENCY and kind is not ENQUEUED:
         elapsed_ms = now_ms - counter.rolled_at_ms
         if elapsed_ms > 0:
             counter.rolled_at_ms = now_ms
@@ -103,17 +104,17 @@ def available(counter: Counter) -> int:
     kind = counter.kind
     if kind is WINDOW:
         return counter.cap - counter.used - counter.held
-    if kind is CONCURRENCY:
+    if kind is CONCURRENCY or kind is ENQUEUED:
         return counter.cap - counter.held
     return counter.level // counter.period_ms
 
 
 def resets_in_ms(counter: Counter, now_ms: int) -> int:
-    """Until a rolled counter's window ends or its bucket is full; 0 for concurrency and for a cap of 0."""
+    """Until a rolled counter's window ends or its bucket is full; 0 for places and for a cap of 0."""
     kind = counter.kind
     if kind is WINDOW:
         return counter.ends_at_ms - now_ms
-    if kind is CONCURRENCY or not counter.cap:
+    if kind is CONCURRENCY or kind is ENQUEUED or not counter.cap:
         return 0
     return -(-(counter.cap * counter.period_ms - counter.level) // counter.cap)
 
@@ -127,7 +128,8 @@ def refusal(counter: Counter, total: int) -> Refusal:
     """Why a rolled counter refuses a hold whose total would be ``total``."""
     if never_fits(counter, total):
         return Refusal.NEVER
-    if counter.kind is CONCURRENCY or (counter.kind is WINDOW and counter.used + total <= counter.cap):
+    kind = counter.kind
+    if kind is CONCURRENCY or kind is ENQUEUED or (kind is WINDOW and counter.used + total <= counter.cap):
         return Refusal.HELD
     return Refusal.USED_UP
 
@@ -146,7 +148,7 @@ def retry_after_ms(counter: Counter, amount: int, refused: Refusal, now_ms: int)
 def hold(counter: Counter, amount: int) -> None:
     """Take a hold, whether or not it fits; a bucket must be rolled."""
     kind = counter.kind
-    if kind is WINDOW or kind is CONCURRENCY:
+    if kind is WINDOW or kind is CONCURRENCY or kind is ENQUEUED:
         counter.held += amount
     else:
         pour(counter, -amount)

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     RATE = "rate"  # integer token bucket, refunded at settle
     STRICT_RATE = "strict_rate"  # the same, not refunded
     CONCURRENCY = "concurrency"
+    ENQUEUED = "enqueued"  # of jobs that were accepted and have never run
 
 
 BUCKETS = frozenset({Kind.RATE, Kind.STRICT_RATE})
@@ -51,7 +52,7 @@ class Limit:
 
     Args:
         owner: ``acme`` for the organisation, ``acme:team:search`` or ``acme:key:k1`` below it.
-        period_ms: Of a window or a bucket; 0 for the calendar month and for concurrency.
+        period_ms: Of a window or a bucket; 0 for the calendar month, for concurrency and for what is enqueued.
         anchor_ms: Where windows begin, Unix milliseconds modulo the period.
         model: Only requests for this model count; None for all.
         cap: Tokens, requests, nano-dollars or requests in flight. Windows <= 2^52, rates <= 2^52 / period.
@@ -120,13 +121,18 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definitions:
-    """Everything that governs one organisation."""
+    """Everything that governs one organisation.
+
+    Args:
+        shard: Which of each model's work queues its jobs wait in; see ``penstock.quota.sharding``.
+    """
 
     limits: tuple[Limit, ...] = ()
     keys: Mapping[str, Key] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
     reserve: ReservePolicy = ReservePolicy.STRICT
     overrun: Overrun = Overrun.STOP
+    shard: int = 0
 
     def key(self, named: str) -> Key | None:
         """The key that a call names. A subject's is the one before the ``~``, if it is of the verified kind.

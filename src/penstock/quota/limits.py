@@ -26,6 +26,7 @@ _WORDS: dict[tuple[Metric | None, Kind, int, int], str] = {
     (None, Kind.WINDOW, WEEK_MS, MONDAY_MS): "week",
     (None, Kind.WINDOW, MONTH_MS, 0): "month",
     (None, Kind.CONCURRENCY, 0, 0): "concurrent",
+    (None, Kind.ENQUEUED, 0, 0): "enqueued",
 }
 _MEANINGS = {
     (metric if metric is not None else each, word): (kind, period_ms, anchor_ms)

@@ -69,12 +69,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """OK: everything is held, or was already held by the same attempt. A job's acquire names this ``epoch``."""
+    """OK: everything is held, or was already held by the same attempt. A job's acquire names this ``epoch``.
+
+    ``shard``: the work queue of its model that the organisation's jobs wait in.
+    """
 
     deadline_ms: int
     tokens_held: int
     readings: tuple[Reading, ...] = ()
     epoch: int = 0
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)

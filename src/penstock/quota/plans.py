@@ -6,9 +6,10 @@ from collections import Counter as Tally
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from penstock.quota.counters import AMOUNT_MAX, CONCURRENCY, WINDOW, Counter
+from penstock.quota.counters import AMOUNT_MAX, CONCURRENCY, ENQUEUED, RATE, STRICT_RATE, WINDOW, Counter
 from penstock.quota.definitions import Definitions, Kind, Limit, Metric, Model
 from penstock.quota.limits import limit_id
+from penstock.quota.sharding import SHARD_MAX
 
 LIMITS_MAX = 32
 RATE_PERIOD_MAX_MS = 1 << 21  # 2^31 tokens x this stay exact beside a debt of 2^52
@@ -20,7 +21,10 @@ REQUEST_PICOS_MAX = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The counters that a request falls under, sorted by id, and the same by how they are held."""
+    """The counters that a request falls under, sorted by id, and the same by how they are held.
+
+    Those that bound the queue are apart: only a job asks them, and only until it first runs.
+    """
 
     counters: tuple[Counter, ...]
     windows: tuple[str, ...]
@@ -29,6 +33,8 @@ class Plan:
     window_counters: tuple[Counter, ...]
     run_counters: tuple[Counter, ...]  # rates and concurrency: what a job takes only when it runs
     concurrency_counters: tuple[Counter, ...]
+    enqueued: tuple[str, ...]
+    enqueued_counters: tuple[Counter, ...]
 
 
 def make_plan(counters: Mapping[str, Counter], limits: Mapping[str, Limit], owners: frozenset[str], model: str) -> Plan:
@@ -38,15 +44,19 @@ def make_plan(counters: Mapping[str, Counter], limits: Mapping[str, Limit], owne
         for each, limit in limits.items()
         if limit.owner in owners and (limit.model is None or limit.model == model)
     )
-    found = tuple(counters[each] for each in ids)
+    all_of_them = tuple(counters[each] for each in ids)
+    found = tuple(each for each in all_of_them if each.kind is not ENQUEUED)
+    enqueued = tuple(each for each in all_of_them if each.kind is ENQUEUED)
     return Plan(
         counters=found,
         windows=tuple(each.limit for each in found if each.kind is WINDOW),
-        rates=tuple(each.limit for each in found if each.kind is not WINDOW and each.kind is not CONCURRENCY),
+        rates=tuple(each.limit for each in found if each.kind is RATE or each.kind is STRICT_RATE),
         concurrency=tuple(each.limit for each in found if each.kind is CONCURRENCY),
         window_counters=tuple(each for each in found if each.kind is WINDOW),
         run_counters=tuple(each for each in found if each.kind is not WINDOW),
         concurrency_counters=tuple(each for each in found if each.kind is CONCURRENCY),
+        enqueued=tuple(each.limit for each in enqueued),
+        enqueued_counters=enqueued,
     )
 
 
@@ -70,6 +80,8 @@ def fault_in(organisation: str, definitions: Definitions) -> str | None:
         if fault:
             return f"limit {text} {fault}"
         seen.add(text)
+    if not 0 <= definitions.shard <= SHARD_MAX:
+        return f"shard is {definitions.shard}; allowed are 0 to {SHARD_MAX}"
     for name, model in definitions.models.items():
         fault = _fault_in_model(name, model)
         if fault:
@@ -100,6 +112,9 @@ def _fault_in_period(limit: Limit) -> str | None:
     elif limit.kind is Kind.CONCURRENCY:
         if limit.period_ms or limit.anchor_ms:
             return "counts requests in flight, over a period"
+    elif limit.kind is Kind.ENQUEUED:
+        if limit.period_ms or limit.anchor_ms:
+            return "counts what waits, over a period"
     else:
         if limit.anchor_ms or not 1 <= limit.period_ms <= RATE_PERIOD_MAX_MS:
             return f"needs a period of 1 to {RATE_PERIOD_MAX_MS} ms and no anchor"

@@ -12,7 +12,7 @@ from heapq import heapify
 
 from penstock.quota.admitting import plan_for
 from penstock.quota.charging import held_amounts
-from penstock.quota.counters import CONCURRENCY, WINDOW, Counter, new_counter
+from penstock.quota.counters import CONCURRENCY, ENQUEUED, WINDOW, Counter, new_counter
 from penstock.quota.definitions import Definitions, Kind
 from penstock.quota.events import Event, EventKind
 from penstock.quota.limits import DAY_MS, limit_id, parse_limit_id, window_ends_ms, window_id
@@ -157,5 +157,5 @@ def _take(organisation: Organisation, reservation: Reservation) -> None:
             counter.held += amounts[counter.unit]
     for each in reservation.concurrency:
         counter = _counter(organisation, each)
-        assert counter.kind is CONCURRENCY
-        counter.held += 1
+        assert counter.kind is CONCURRENCY or counter.kind is ENQUEUED
+        counter.held += amounts[counter.unit]

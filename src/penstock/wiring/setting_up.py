@@ -55,7 +55,13 @@ def _postgresql(configuration: Configuration, environment: Mapping[str, str], te
     try:
         prepare_postgresql(engine, users, now_ms=now_ms)
         tell(f"postgresql: schema and partitions are as wanted, {_users(users)}")
-        changed = record_definitions(engine, in_file(configuration), now_ms=now_ms, actor=f"setup:{getpass.getuser()}")
+        changed = record_definitions(
+            engine,
+            in_file(configuration),
+            shards=configuration.queue.shards,
+            now_ms=now_ms,
+            actor=f"setup:{getpass.getuser()}",
+        )
         count = len(configuration.organisations)
         tell(f"postgresql: {count} organisations {'are written' if changed else 'stay as they are'}")
     finally:

@@ -44,7 +44,7 @@ HISTORIES, CALLS = 20, 1_250
 PARTS = count(1_000_000, short=75_000) // (HISTORIES * CALLS)
 INSPECT_EVERY = 20
 AT_ONCE = 40
-KINDS = (Kind.WINDOW, Kind.RATE, Kind.STRICT_RATE, Kind.CONCURRENCY)
+KINDS = (Kind.WINDOW, Kind.RATE, Kind.STRICT_RATE, Kind.CONCURRENCY, Kind.ENQUEUED)
 
 
 def answers_of(call: type[Any]) -> Iterator[tuple[str, str]]:
@@ -150,7 +150,7 @@ class Spender(Scribe):
 
     def define(self, organisation: str) -> Define:
         limits = [parse_limit_id(text.format(organisation)) for text in LIMITS]
-        caps = {Kind.WINDOW: 1 << 52, Kind.CONCURRENCY: 1 << 31, Kind.STRICT_RATE: 10**9, Kind.RATE: 10**9}
+        caps = dict.fromkeys(Kind, 1 << 31) | {Kind.WINDOW: 1 << 52, Kind.STRICT_RATE: 10**9, Kind.RATE: 10**9}
         definitions = Definitions(
             limits=tuple(replace(each, cap=caps[each.kind]) for each in limits),
             keys=KEYS, models=MODELS, reserve=ReservePolicy.LEARNED,

@@ -19,8 +19,8 @@ TEAM = Limit(owner="acme:team:search", metric=Metric.TOKENS, kind=Kind.RATE, per
 ACME = Definitions(limits=(TEAM, DAY), models={"m": MODEL}, reserve=ReservePolicy.LEARNED, overrun=Overrun.DEBT)
 
 
-def _record(engine: Engine, definitions: dict[str, Definitions], now_ms: int = NOW_MS) -> bool:
-    return record_definitions(engine, definitions, now_ms=now_ms, actor="penstock setup")
+def _record(engine: Engine, definitions: dict[str, Definitions], now_ms: int = NOW_MS, shards: int = 1) -> bool:
+    return record_definitions(engine, definitions, shards=shards, now_ms=now_ms, actor="penstock setup")
 
 
 def _prices(engine: Engine) -> list[tuple[int, int]]:
@@ -80,3 +80,17 @@ def test_an_organisation_that_left_has_nothing_to_use_until_it_returns(engine: E
     assert not _record(engine, {"other": ACME})
     assert _record(engine, {"acme": ACME, "other": ACME})
     assert set(read_definitions(engine)["acme"].limits) == set(ACME.limits)
+
+
+def test_an_organisation_keeps_its_shard_and_a_new_one_gets_the_emptiest(engine: Engine) -> None:
+    def shards(*names: str, count: int = 3) -> list[int]:
+        _record(engine, dict.fromkeys(names, ACME), shards=count)
+        found = read_definitions(engine)
+        return [found[name].shard for name in names]
+
+    assert shards("b", "c") == [0, 1]
+    assert shards("a", "b", "c") == [2, 0, 1]
+    assert shards("a", "b", "c", "d") == [2, 0, 1, 0]
+    assert shards("a", "c", "d") == [2, 1, 0]
+    assert shards("a", "c", "d", count=2) == [0, 1, 0]
+    assert (entries(engine)[0].subject, entries(engine)[0].after) == ("organisation a", {"shard": 0})

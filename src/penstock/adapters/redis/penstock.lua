@@ -9,7 +9,7 @@ KEYS of organisation ORG, partition P = crc16(ORG) mod 64 (the CRC that Redis Cl
     {qP}:ORG:counters      hash   one field for each limit; _epoch, _clk, _policy; _learned/<model>
     {qP}:ORG:reservations  hash   one field for each id that is remembered
     {qP}:ORG:deadlines     zset   by score: when an open id is due; when an ended one is forgotten (less 2^53)
-    {qP}:ORG:definitions   hash   version, digest; key/<id>, model/<name>, limits/<owner>
+    {qP}:ORG:definitions   hash   version, digest, shard; key/<id>, model/<name>, limits/<owner>
     {qP}:outbox            stream one entry for each event, field `e`: JSON, fields of penstock.quota.events.Event
 
 ARGV: one JSON object with the fields of the call of the same name in penstock.quota.operations, all of them: what is
@@ -41,7 +41,7 @@ requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt
 The reply is a JSON object: {"answer": "<class of penstock.quota.operations>", its fields...}. Tuples are arrays in the
 order of their fields, so a reading is [limit, cap, available, resets_in_ms]:
 
-    {"answer":"Reserved","deadline_ms":1700000060000,"tokens_held":100,"epoch":1,
+    {"answer":"Reserved","deadline_ms":1700000060000,"tokens_held":100,"epoch":1,"shard":0,
      "readings":[["acme/tokens/minute",200000,199900,30]]}
     {"answer":"Denied","limit":"acme/tokens/day","refusal":"used_up"|"held"|"never","amount":100,"available":80,
      "retry_after_ms":6400000,"readings":[...]}
@@ -65,6 +65,7 @@ local SKEW_MS = 30000
 local WAIT_MS = 1000
 local INLINE_MAX = 4
 local LIMITS_MAX = 32
+local SHARD_MAX = 1023
 local TOKENS_MAX = 2147483648
 local BODY_UNBOUNDED = 2147483647
 local EXACT_MAX = 4503599627370496 -- 2^52
@@ -199,11 +200,11 @@ end
 
 -- Counters -----------------------------------------------------------------------------------------------------
 -- One limit's state. Windows have used, held and window; buckets have level (tokens x period) and rolled_at;
--- concurrency has held. The field carries kind, metric, period, anchor and cap, so that ending needs no definitions.
+-- concurrency and enqueued have held. The field carries kind, metric, period, anchor and cap, so that ending needs no definitions.
 
-local WINDOW, RATE, STRICT, CONCURRENT = 1, 2, 3, 4
-local KINDS = {'window', 'rate', 'strict_rate', 'concurrency'}
-local KIND_CODES = {window = WINDOW, rate = RATE, strict_rate = STRICT, concurrency = CONCURRENT}
+local WINDOW, RATE, STRICT, CONCURRENT, ENQUEUED = 1, 2, 3, 4, 5
+local KINDS = {'window', 'rate', 'strict_rate', 'concurrency', 'enqueued'}
+local KIND_CODES = {window = WINDOW, rate = RATE, strict_rate = STRICT, concurrency = CONCURRENT, enqueued = ENQUEUED}
 local TOKENS, REQUESTS, COST, FLIGHT = 1, 2, 3, 4
 local METRICS = {'tokens', 'requests', 'cost', 'concurrency'}
 local METRIC_CODES = {tokens = TOKENS, requests = REQUESTS, cost = COST, concurrency = FLIGHT}
@@ -226,6 +227,10 @@ end
 
 local function is_bucket(counter)
   return counter.kind == RATE or counter.kind == STRICT
+end
+
+local function is_place(counter)
+  return counter.kind == CONCURRENT or counter.kind == ENQUEUED
 end
 
 -- To now, which is never before the last time. Buckets: cap x elapsed only where it cannot pass what is missing.
@@ -260,7 +265,7 @@ end
 -- What may still be reserved; negative in debt, or above a lowered cap.
 local function spare(counter, cap)
   if counter.kind == WINDOW then return cap - counter.used - counter.held end
-  if counter.kind == CONCURRENT then return cap - counter.held end
+  if is_place(counter) then return cap - counter.held end
   return divide(counter.level, counter.period)
 end
 
@@ -270,7 +275,7 @@ end
 
 local function resets_in_ms(counter, now)
   if counter.kind == WINDOW then return window_ends_ms(counter) - now end
-  if counter.kind == CONCURRENT or counter.cap == 0 then return 0 end
+  if is_place(counter) or counter.cap == 0 then return 0 end
   return divide_up(counter.cap * counter.period - counter.level, counter.cap)
 end
 
@@ -284,12 +289,13 @@ local function refusal_of(counter, amount, total, now)
     if counter.used + amount > counter.cap then return 'used_up', window_ends_ms(counter) - now end
     return 'held', WAIT_MS
   end
-  if counter.kind == CONCURRENT then return 'held', WAIT_MS end
+  if is_place(counter) then return 'held', WAIT_MS end
   return 'used_up', divide_up(amount * counter.period - counter.level, counter.cap)
 end
 
 -- Reservations -------------------------------------------------------------------------------------------------
--- `windows`, `rates` and `flight` name the limits that hold, or were debited, now. `charged_*`: by the expiry.
+-- `windows`, `rates` and `flight` name the limits that hold, or were debited, now; `flight` its places: in flight, or
+-- in the queue while a job has never run. `charged_*`: by the expiry.
 
 -- The order is that of the stored text. Written out: a table that grows in a loop is made anew six times on the way.
 local function unpack_reservation(id, raw)
@@ -434,12 +440,15 @@ local function truth(value)
   return value and 'true' or 'false'
 end
 
+-- Of what bounds the queue there is none: it is no limit of the request itself.
 local function readings_of(call, ids)
   local readings = {}
   for index = 1, #ids do
     local counter = call.counters[ids[index]]
-    readings[index] = '[' .. quote_name(ids[index]) .. format(',%d,%d,%d]', counter.cap,
-      available(counter, counter.cap), resets_in_ms(counter, call.now))
+    if counter.kind ~= ENQUEUED then
+      readings[#readings + 1] = '[' .. quote_name(ids[index]) .. format(',%d,%d,%d]', counter.cap,
+        available(counter, counter.cap), resets_in_ms(counter, call.now))
+    end
   end
   return '[' .. concat(readings, ',') .. ']'
 end
@@ -512,7 +521,7 @@ local function leave_flight(call, reservation)
   load_counters(call, reservation.flight)
   for index = 1, #reservation.flight do
     local counter = change_counter(call, reservation.flight[index])
-    counter.held = counter.held - 1
+    counter.held = counter.held - held_of(reservation, counter.metric)
   end
   reservation.flight = {}
 end
@@ -656,11 +665,11 @@ end)
 local function read_subject(call, key, model)
   local own, defined = call.organisation, match(key, '^[^~]*')
   local raws = redis.call('HMGET', call.keys[4], 'key/' .. defined, 'model/' .. model, 'limits/' .. own,
-    'limits/' .. own .. ':key:' .. defined)
+    'limits/' .. own .. ':key:' .. defined, 'shard')
   local found = raws[1] and unpack_key(raws[1]) or nil
   if found and defined ~= key and not found.verified then found = nil end
   return {key = found, model = raws[2] and unpack_model(raws[2]) or nil, model_name = model,
-    lists = {raws[3], raws[4]}}
+    lists = {raws[3], raws[4]}, shard = tonumber(raws[5] or 0)}
 end
 
 -- The ids of every limit that a request falls under, sorted: '/' sorts before ':', and "key" before "team".
@@ -839,8 +848,21 @@ local function pay_rates(call, reservation, ids)
   reservation.paid = true
 end
 
+-- A job that nobody has started takes its place in the queue.
+local function enqueue(call, reservation, ids)
+  for index = 1, #ids do
+    local counter = call.counters[ids[index]]
+    if counter.kind == ENQUEUED then
+      change_counter(call, ids[index])
+      counter.held = counter.held + held_of(reservation, counter.metric)
+      reservation.flight[#reservation.flight + 1] = ids[index]
+    end
+  end
+end
+
 -- From here on somebody works on it: it takes a place in flight, and its deadline is a lease.
 local function run(call, reservation, ids)
+  leave_flight(call, reservation)
   for index = 1, #ids do
     local counter = call.counters[ids[index]]
     if counter.kind == CONCURRENT then
@@ -879,9 +901,9 @@ local function denied(call, worst, ids)
     worst.retry_after_ms, readings_of(call, ids))
 end
 
-local function reserved(call, reservation, ids)
-  return format('{"answer":"Reserved","deadline_ms":%d,"tokens_held":%d,"epoch":%d,"readings":%s}',
-    reservation.due_ms, reservation.tokens_held, call.epoch, readings_of(call, ids))
+local function reserved(call, reservation, subject, ids)
+  return format('{"answer":"Reserved","deadline_ms":%d,"tokens_held":%d,"epoch":%d,"shard":%d,"readings":%s}',
+    reservation.due_ms, reservation.tokens_held, call.epoch, subject.shard, readings_of(call, ids))
 end
 
 local function out_of_scope(what)
@@ -901,26 +923,31 @@ local function reserve_known(call, reservation, request)
   if reservation.fingerprint and reservation.fingerprint ~= request.fingerprint then return '{"answer":"Mismatch"}' end
   if reservation.state ~= 'open' or reservation.nonce ~= request.nonce then return duplicate(reservation) end
   local subject = read_subject(call, reservation.key, reservation.model)
-  return reserved(call, reservation, limits_of(call, subject, reservation.team))
+  return reserved(call, reservation, subject, limits_of(call, subject, reservation.team))
 end
 
--- All or nothing. A job holds windows now; of its rates and its place in flight, only what will never fit refuses.
-local function admit(call, reservation, ids)
+-- All or nothing. A job holds windows and its place in the queue now; of its rates and its place in flight, only what
+-- will never fit refuses.
+local function admit(call, reservation, subject)
+  local ids = limits_of(call, subject, reservation.team)
   local is_job = reservation.lane == 'queue'
   local worst = worst_refusal(call, ids, function(counter)
     local amount = held_of(reservation, counter.metric)
+    if counter.kind == ENQUEUED then return is_job and amount or nil, amount end
     if is_job and counter.kind ~= WINDOW and counter.cap > 0 and amount <= counter.cap then return nil end
     return amount, amount
   end)
   if worst then return denied(call, worst, ids) end
   hold_windows(call, reservation, ids)
-  if not is_job then
+  if is_job then
+    enqueue(call, reservation, ids)
+  else
     pay_rates(call, reservation, ids)
     run(call, reservation, ids)
   end
   keep(call, reservation)
   if is_job then record(call, reservation, 'reserved', NO_USAGE, NO_CHARGE, {}, reservation.tokens_held) end
-  return reserved(call, reservation, ids)
+  return reserved(call, reservation, subject, ids)
 end
 
 local function reserve(call, request)
@@ -943,7 +970,7 @@ local function reserve(call, request)
   if prompt + completion > TOKENS_MAX then return invalid(too_large(prompt + completion)) end
   local reservation = make_reservation(call, request, key.team, model.price, prompt, completion)
   if key.cost_nanos_max and reservation.cost_held > key.cost_nanos_max then return out_of_scope('cost') end
-  return admit(call, reservation, limits_of(call, subject, key.team))
+  return admit(call, reservation, subject)
 end
 
 -- Raises the hold of limits that hold already: of tokens and cost, all or none. What does not grow is not asked.
@@ -965,6 +992,8 @@ local function extend(call, request)
     local more_cost, ids = cost - reservation.cost_held, {}
     for index = 1, #reservation.windows do ids[#ids + 1] = reservation.windows[index] end
     for index = 1, #reservation.rates do ids[#ids + 1] = reservation.rates[index] end
+    local places = reservation.running and {} or reservation.flight
+    for index = 1, #places do ids[#ids + 1] = places[index] end
     sort(ids, is_before)
     load_counters(call, ids)
     local function extent_of(counter)
@@ -1085,7 +1114,8 @@ local function start_job(call, reservation)
   local subject = read_subject(call, reservation.key, reservation.model)
   local ids = limits_of(call, subject, reservation.team)
   local worst = worst_refusal(call, ids, function(counter)
-    if counter.kind == WINDOW or (reservation.paid and is_bucket(counter)) then return nil end
+    if counter.kind == WINDOW or counter.kind == ENQUEUED then return nil end
+    if reservation.paid and is_bucket(counter) then return nil end
     local amount = held_of(reservation, counter.metric)
     return amount, amount
   end)
@@ -1153,7 +1183,7 @@ local function reassert(call, request)
   local fault = request_fault(arguments) or progress_fault(request.prompt, request.completion)
   if fault then return refused(fault) end
   local reservation = begin(call, arguments.reservation)
-  local has_passed = call.now - request.renewed_at_ms >= LEASE_MS
+  local has_passed, limits = call.now - request.renewed_at_ms >= LEASE_MS, nil
   if reservation then
     local is_queued = reservation.state == 'open' and reservation.lane == 'queue' and not reservation.running
       and not reservation.published
@@ -1163,14 +1193,16 @@ local function reassert(call, request)
     if has_passed or arguments.job_deadline_ms <= call.now then
       return refused('its lease or its own deadline has passed; settle or post it instead')
     end
-    local made, why = size_lost(call, arguments)
-    if not made then return refused(why) end
-    reservation = made
+    local made, found = size_lost(call, arguments)
+    if not made then return refused(found) end
+    reservation, limits = made, found
   end
   if request.acquired or arguments.lane == 'realtime' then
     local subject = read_subject(call, reservation.key, reservation.model)
     run(call, reservation, limits_of(call, subject, reservation.team))
     reservation.paid = true
+  else
+    enqueue(call, reservation, limits)
   end
   reservation.touched_prompt = max(reservation.touched_prompt, request.prompt)
   reservation.touched_completion = max(reservation.touched_completion, request.completion)
@@ -1256,7 +1288,7 @@ do
     {'requests', 'strict_rate', 1000, 0, 'second'}, {'requests', 'strict_rate', 60000, 0, 'minute'},
     {false, 'window', 3600000, 0, 'hour'}, {false, 'window', 86400000, 0, 'day'},
     {false, 'window', 604800000, 345600000, 'week'}, {false, 'window', 0, 0, 'month'},
-    {false, 'concurrency', 0, 0, 'concurrent'},
+    {false, 'concurrency', 0, 0, 'concurrent'}, {false, 'enqueued', 0, 0, 'enqueued'},
   }
 
   local function limit_id(limit)
@@ -1299,6 +1331,8 @@ do
       end
     elseif kind == 'concurrency' then
       if limit.period_ms ~= 0 or limit.anchor_ms ~= 0 then return 'counts requests in flight, over a period' end
+    elseif kind == 'enqueued' then
+      if limit.period_ms ~= 0 or limit.anchor_ms ~= 0 then return 'counts what waits, over a period' end
     else
       if limit.anchor_ms ~= 0 or not is_whole(limit.period_ms, 1, RATE_PERIOD_MAX_MS) then
         return format('needs a period of 1 to %d ms and no anchor', RATE_PERIOD_MAX_MS)
@@ -1356,6 +1390,9 @@ do
       if fault then return format('limit %s %s', id, fault) end
       seen[id] = true
     end
+    if not is_whole(definitions.shard, 0, SHARD_MAX) then
+      return format('shard is %.0f; allowed are 0 to %.0f', definitions.shard, SHARD_MAX)
+    end
     for name, model in pairs_of(definitions.models) do
       if model.name ~= name then return format('model %s calls itself %s', name, model.name) end
       local fault = bounds_fault(model, MODEL_BOUNDS) or bounds_fault(model.price, PRICE_BOUNDS)
@@ -1406,7 +1443,7 @@ do
 
   -- The fields of the definitions hash, flat.
   local function definition_fields(version, digest, definitions)
-    local fields, lists = {'version', number(version), 'digest', digest}, {}
+    local fields, lists = {'version', number(version), 'digest', digest, 'shard', number(definitions.shard)}, {}
     local function add(name, value)
       fields[#fields + 1], fields[#fields + 2] = name, value
     end

@@ -17,6 +17,7 @@ organisations = Table(
     Column("reserve", Text, nullable=False),  # penstock.quota.definitions.ReservePolicy
     Column("overrun", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("shard", BigInteger, nullable=False, server_default="-1"),  # of the work queues; -1: not assigned yet
     Column("removed_at_ms", BigInteger, nullable=False),  # 0: not removed; then it has no limits, models or keys
     Column("managed_by", Text, nullable=False, server_default="file"),  # or "api"
     Column("results_ms", BigInteger),  # how long results are kept; null: as the configuration says, as in the next

@@ -15,19 +15,23 @@ from penstock.adapters.sql.audit_log import record
 from penstock.adapters.sql.database import writing
 from penstock.adapters.sql.definition_tables import limits, models, organisations, prices, teams
 from penstock.adapters.sql.keys import raise_version
+from penstock.adapters.sql.shards import assign
 from penstock.quota.definitions import Definitions, Kind, Limit, Metric, Model, Overrun, Price, ReservePolicy
 from penstock.quota.limits import limit_id
 
 _PICOS = ("prompt_picos", "cached_picos", "completion_picos", "request_picos")
 
 
-def record_definitions(engine: Engine, definitions: Mapping[str, Definitions], *, now_ms: int, actor: str) -> bool:
+def record_definitions(
+    engine: Engine, definitions: Mapping[str, Definitions], *, shards: int, now_ms: int, actor: str
+) -> bool:
     """Make these the definitions of these organisations, and of no others; tells whether anything changed.
 
     An organisation that is not named any more keeps its row and its keys, and has nothing left that it may use.
 
     Args:
-        definitions: By organisation; keys in it are not looked at. Every one names the same models.
+        definitions: By organisation; keys and shards in it are not looked at. Every one names the same models.
+        shards: How many work queues each model has.
         actor: Who carries them over, for the audit log.
     """
     with writing(engine) as connection:
@@ -36,6 +40,7 @@ def record_definitions(engine: Engine, definitions: Mapping[str, Definitions], *
             *_record_models(connection, definitions, now_ms=now_ms),
             *_record_organisations(connection, definitions, now_ms=now_ms),
             *(change for name in definitions for change in _record_limits(connection, name, definitions[name])),
+            *_record_shards(connection, shards),
         ]
         for subject, organisation, before, after in changes:
             record(
@@ -76,6 +81,7 @@ def read_definitions(engine: Engine) -> dict[str, Definitions]:
                 models={} if row.removed_at_ms else known,
                 reserve=ReservePolicy(row.reserve),
                 overrun=Overrun(row.overrun),
+                shard=max(0, row.shard),
             )
             for row in connection.execute(select(organisations).order_by(organisations.c.name))
         }
@@ -124,7 +130,8 @@ def _record_organisations(
         if before == policy:
             continue
         created_at_ms = now_ms if row is None else row.created_at_ms
-        values = {"name": name, "created_at_ms": created_at_ms, **policy}
+        shard = {} if row is None else {"shard": row.shard}
+        values = {"name": name, "created_at_ms": created_at_ms, **policy, **shard}
         _put(connection, organisations, organisations.c.name == name, values)
         changes.append((f"organisation {name}", name, before, policy))
     for name in known.keys() - definitions.keys():
@@ -134,6 +141,13 @@ def _record_organisations(
             changes.append((f"organisation {name}", name, {"removed_at_ms": 0}, {"removed_at_ms": now_ms}))
             changes += _record_limits(connection, name, Definitions())
     return changes
+
+
+def _record_shards(connection: Connection, shards: int) -> list[Change]:
+    return [
+        (f"organisation {name}", name, {"shard": before}, {"shard": after})
+        for name, (before, after) in sorted(assign(connection, shards).items())
+    ]
 
 
 def _record_limits(connection: Connection, name: str, definitions: Definitions) -> list[Change]:
