@@ -73,26 +73,12 @@ class Cycle(RequestResponseCycle):
     async def run_asgi(self, app: Any) -> None:
         """Answer by the application; what it does wrong ends the connection."""
         try:
-            await app(self.scope, self.receive, self.send)
-        except BaseException as error:
-            self.logger.error("Exception in ASGI application\n", exc_info=error)
-            await self._give_up()
-        else:
-            if not self.response_complete and not self.disconnected:
-                self.logger.error("ASGI callable returned without completing response.")
-                await self._give_up()
+            await super().run_asgi(app)
         finally:
             self.scope.pop(WIRE, None)  # type: ignore[typeddict-item]  # it holds the scope
-            self.on_response = _nothing
             if self.task is not None:
                 self.tasks.discard(self.task)
                 self.task = None
-
-    async def _give_up(self) -> None:
-        if self.response_started:
-            self.transport.close()
-        else:
-            await self.send_500_response()
 
     # --- told by the connection ----------------------------------------------------------------------------------
 
@@ -207,7 +193,3 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
-
-
-def _nothing() -> None:
-    """Nobody is to be told any more."""
