@@ -13,7 +13,9 @@ import penstock.cli
 import penstock.cli.audit
 import penstock.cli.check
 import penstock.cli.execute
+import penstock.cli.invoice
 import penstock.cli.keys
+import penstock.cli.ledger
 import penstock.cli.replay
 import penstock.cli.serve
 import penstock.cli.setup
@@ -25,7 +27,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_t
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
-    "setup", "simulate-model", "up",
+    "setup", "simulate-model", "up", "invoice", "ledger export",
 )  # fmt: skip
 
 

@@ -22,9 +22,9 @@ from penstock.config.walking import nearest
 from penstock.console.keys import moment
 from penstock.console.screen import screen
 from penstock.console.usage import OrganisationUsage, usage_table
-from penstock.errors import InvalidRequest, StoreUnavailable
+from penstock.errors import InvalidRequest
 from penstock.ports import USAGE_GROUPS, USAGE_SUMS, UsageQuery, UsageRow
-from penstock.wiring.database import opened_database
+from penstock.wiring.database import existing_database
 from penstock.wiring.holding import Held, ask_held, held_in_cluster
 from penstock.wiring.places import Places
 
@@ -81,12 +81,8 @@ def _read(
     end_ms: int,
     groups: tuple[str, ...],
 ) -> list[OrganisationUsage]:
-    if configuration.stores is None and not places.database.exists():
-        raise StoreUnavailable(
-            f"there is no ledger in {places.data}; start the service once, or name its directory with --data"
-        )
     held = ask_held(places) if configuration.stores is None else asyncio.run(held_in_cluster(configuration))
-    with opened_database(configuration, places) as engine, engine.begin() as connection:
+    with existing_database(configuration, places) as engine, engine.begin() as connection:
         ledger = LedgerReads(connection)
         rows = {
             name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))

@@ -12,6 +12,7 @@ from penstock.adapters.postgresql import database as postgresql
 from penstock.adapters.postgresql.database import CONNECTIONS_MAX
 from penstock.adapters.sql import database as sqlite
 from penstock.config import Configuration
+from penstock.errors import StoreUnavailable
 from penstock.wiring.places import Places
 from penstock.wiring.stores import Role, Service, address
 
@@ -62,3 +63,18 @@ def opened_database(configuration: Configuration, places: Places) -> Iterator[En
         yield engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def existing_database(configuration: Configuration, places: Places) -> Iterator[Engine]:
+    """The same, for a command that only reads: a SQLite database that is not there is not made.
+
+    Raises:
+        StoreUnavailable: There is none, or it cannot be opened.
+    """
+    if configuration.stores is None and not places.database.exists():
+        raise StoreUnavailable(
+            f"there is no ledger in {places.data}; start the service once, or name its directory with --data"
+        )
+    with opened_database(configuration, places) as engine:
+        yield engine
