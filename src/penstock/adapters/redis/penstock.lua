@@ -65,7 +65,6 @@ local SKEW_MS = 30000
 local WAIT_MS = 1000
 local INLINE_MAX = 4
 local LIMITS_MAX = 32
-local SHARD_MAX = 1023
 local TOKENS_MAX = 2147483648
 local BODY_UNBOUNDED = 2147483647
 local EXACT_MAX = 4503599627370496 -- 2^52
@@ -200,13 +199,11 @@ end
 
 -- Counters -----------------------------------------------------------------------------------------------------
 -- One limit's state. Windows have used, held and window; buckets have level (tokens x period) and rolled_at;
--- concurrency and enqueued have held. The field carries kind, metric, period, anchor and cap, so that ending needs no definitions.
+-- places have held. The field carries kind, metric, period, anchor and cap, so that ending needs no definitions.
 
 local WINDOW, RATE, STRICT, CONCURRENT, ENQUEUED = 1, 2, 3, 4, 5
-local KINDS = {'window', 'rate', 'strict_rate', 'concurrency', 'enqueued'}
 local KIND_CODES = {window = WINDOW, rate = RATE, strict_rate = STRICT, concurrency = CONCURRENT, enqueued = ENQUEUED}
 local TOKENS, REQUESTS, COST, FLIGHT = 1, 2, 3, 4
-local METRICS = {'tokens', 'requests', 'cost', 'concurrency'}
 local METRIC_CODES = {tokens = TOKENS, requests = REQUESTS, cost = COST, concurrency = FLIGHT}
 local COUNTER = '<BBBddddddd'
 
@@ -1344,6 +1341,7 @@ do
     end
   end
 
+  local SHARD_MAX = 1023
   local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX},
     {'tokens_per_byte_max', 1, 1024}}
   local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
@@ -1563,48 +1561,56 @@ end
 
 -- Reading ------------------------------------------------------------------------------------------------------
 
-local function standing_of(call, id, counter)
-  local cap = counter.defined == 1 and counter.cap or 0
-  return format('[%s,"%s","%s",%d,%d,%d,%d,%d,%d]', quote(id), METRICS[counter.metric], KINDS[counter.kind],
-    cap, counter.used or 0, counter.held, available(counter, cap), counter.window or 0, resets_in_ms(counter, call.now))
-end
+local inspect, look
+do
+  local KINDS = {'window', 'rate', 'strict_rate', 'concurrency', 'enqueued'}
+  local METRICS = {'tokens', 'requests', 'cost', 'concurrency'}
 
-local function hold_of(call, reservation)
-  local amounts, ids = {}, {}
-  for index = 1, #reservation.windows do ids[index] = reservation.windows[index] end
-  for index = 1, #reservation.flight do ids[#ids + 1] = reservation.flight[index] end
-  sort(ids, is_before)
-  for index = 1, #ids do
-    amounts[index] = format('[%s,%d]', quote(ids[index]), held_of(reservation, call.counters[ids[index]].metric))
+  local function standing_of(call, id, counter)
+    local cap = counter.defined == 1 and counter.cap or 0
+    return format('[%s,"%s","%s",%d,%d,%d,%d,%d,%d]', quote(id), METRICS[counter.metric], KINDS[counter.kind],
+      cap, counter.used or 0, counter.held, available(counter, cap), counter.window or 0,
+      resets_in_ms(counter, call.now))
   end
-  return format('[%s,%s,%s,%s,%s,%d,[%s],%d,%s]', quote(reservation.id), quote(reservation.team),
-    quote(reservation.key), quote(reservation.model), quote(reservation.lane), reservation.tokens_held,
-    concat(amounts, ','), reservation.due_ms, truth(reservation.running))
-end
 
-local function inspect(call)
-  load_all_counters(call)
-  local ids, limits, holds, open = {}, {}, {}, {}
-  for id, counter in pairs_of(call.counters) do
-    if counter.defined == 1 or counter.held ~= 0 or (counter.used or 0) ~= 0 then ids[#ids + 1] = id end
+  local function hold_of(call, reservation)
+    local amounts, ids = {}, {}
+    for index = 1, #reservation.windows do ids[index] = reservation.windows[index] end
+    for index = 1, #reservation.flight do ids[#ids + 1] = reservation.flight[index] end
+    sort(ids, is_before)
+    for index = 1, #ids do
+      amounts[index] = format('[%s,%d]', quote(ids[index]), held_of(reservation, call.counters[ids[index]].metric))
+    end
+    return format('[%s,%s,%s,%s,%s,%d,[%s],%d,%s]', quote(reservation.id), quote(reservation.team),
+      quote(reservation.key), quote(reservation.model), quote(reservation.lane), reservation.tokens_held,
+      concat(amounts, ','), reservation.due_ms, truth(reservation.running))
   end
-  sort(ids, is_before)
-  for index = 1, #ids do limits[index] = standing_of(call, ids[index], call.counters[ids[index]]) end
-  local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
-  sort(due, is_before)
-  for index = 1, #due do open[index] = hold_of(call, find_reservation(call, due[index])) end
-  return format('{"answer":"Inspected","now_ms":%d,"epoch":%d,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
-    concat(limits, ','), concat(open, ','))
-end
 
-local function look(call, request)
-  local found = find_reservation(call, request.reservation)
-  if not found then return UNKNOWN end
-  return format('{"answer":"Seen","state":"%s","model":%s,"key":%s,"lane":%s,"running":%s,"started":%s,"published":%s,'
-    .. '"cancelled":%s,"deadline_ms":%d,"job_deadline_ms":%d,"touched_prompt":%d,"touched_completion":%d}',
-    found.state, quote(found.model), quote(found.key), quote(found.lane), truth(found.running),
-    truth(found.started or found.lane == 'realtime'), truth(found.published), truth(found.cancelled),
-    found.state == 'open' and found.due_ms or 0, found.job_deadline_ms, found.touched_prompt, found.touched_completion)
+  function inspect(call)
+    load_all_counters(call)
+    local ids, limits, holds, open = {}, {}, {}, {}
+    for id, counter in pairs_of(call.counters) do
+      if counter.defined == 1 or counter.held ~= 0 or (counter.used or 0) ~= 0 then ids[#ids + 1] = id end
+    end
+    sort(ids, is_before)
+    for index = 1, #ids do limits[index] = standing_of(call, ids[index], call.counters[ids[index]]) end
+    local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
+    sort(due, is_before)
+    for index = 1, #due do open[index] = hold_of(call, find_reservation(call, due[index])) end
+    return format('{"answer":"Inspected","now_ms":%d,"epoch":%d,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
+      concat(limits, ','), concat(open, ','))
+  end
+
+  function look(call, request)
+    local found = find_reservation(call, request.reservation)
+    if not found then return UNKNOWN end
+    return format('{"answer":"Seen","state":"%s","model":%s,"key":%s,"lane":%s,"running":%s,"started":%s,'
+      .. '"published":%s,"cancelled":%s,"deadline_ms":%d,"job_deadline_ms":%d,"touched_prompt":%d,"touched_completion":%d}',
+      found.state, quote(found.model), quote(found.key), quote(found.lane), truth(found.running),
+      truth(found.started or found.lane == 'realtime'), truth(found.published), truth(found.cancelled),
+      found.state == 'open' and found.due_ms or 0, found.job_deadline_ms, found.touched_prompt,
+      found.touched_completion)
+  end
 end
 
 -- The calls ----------------------------------------------------------------------------------------------------
