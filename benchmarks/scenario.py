@@ -26,6 +26,7 @@ from penstock.adapters.sql.database import open_engine
 from penstock.adapters.sql.job_store import SqlJobs
 from penstock.api.application import application
 from penstock.api.services import ModelCard, Services
+from penstock.api.wire import WIRE
 from penstock.errors import StoreUnavailable
 from penstock.lanes.accepting import Acceptance, AsyncRequest
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
@@ -83,6 +84,7 @@ class Answer:
     pieces: tuple[bytes, ...]
     headers: Mapping[str, str]
     status: int = 200
+    given: int = 0
 
     async def read(self, bytes_max: int) -> bytes:
         """The whole body."""
@@ -90,8 +92,16 @@ class Answer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, one event at a time."""
-        for piece in self.pieces:
-            yield piece
+        while self.given < len(self.pieces):
+            self.given += 1
+            yield self.pieces[self.given - 1]
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """The same, given away."""
+        while self.given < len(self.pieces):
+            self.given += 1
+            if not take(self.pieces[self.given - 1]):
+                return
 
     def close(self) -> None:
         """Nothing is open."""
@@ -188,6 +198,41 @@ def services(clock: Clock, writer: LineWriter) -> Services:
     )  # fmt: skip
 
 
+class Client:
+    """The server's side of a connection, as ``penstock.api.wire.Wire``, to a client that reads everything."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.status = 0
+        self.received_bytes = 0
+
+    def take_body(self) -> bytes | None:
+        """All of it is there."""
+        return self._body
+
+    def watch(self, departed: Callable[[], None] | None) -> None:
+        """It stays."""
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+        """It reads."""
+        self.status = status
+        return self.write(body)
+
+    def write(self, piece: bytes) -> bool:
+        """It reads on."""
+        self.received_bytes += len(piece)
+        return True
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Nothing comes after the body."""
+        raise RuntimeError("the body was there")
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """What does not go through the methods above."""
+        self.status = message.get("status", self.status)
+        self.received_bytes += len(message.get("body", b""))
+
+
 async def ask(app: Callable[..., Any], body: bytes) -> int:
     """Send one request as a server would; gives the bytes of its answer.
 
@@ -204,20 +249,12 @@ async def ask(app: Callable[..., Any], body: bytes) -> int:
         ],
         "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
     }  # fmt: skip
-    received: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
-    sent: list[MutableMapping[str, Any]] = []
-    gone: asyncio.Future[MutableMapping[str, Any]] = asyncio.get_running_loop().create_future()
-
-    async def receive() -> MutableMapping[str, Any]:
-        return received.pop() if received else await gone
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    if sent[0].get("status") != 200 or sent[-1].get("more_body"):
-        raise RuntimeError(f"not a whole answer: {sent}")
-    return sum(len(message.get("body", b"")) for message in sent)
+    client = Client(body)
+    scope[WIRE] = client
+    await app(scope, client.receive, client.send)
+    if client.status != 200:
+        raise RuntimeError(f"answered with {client.status}")
+    return client.received_bytes
 
 
 async def work(app: Callable[..., Any], count: int, *, stream: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -343,6 +343,14 @@ class UpstreamResponse(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, pieces of any size. Raises like ``read``."""
+        ...
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Give what has come and what comes of the body to ``take``, as it arrives and without waking anybody.
+
+        Returns when ``take`` answers False, or when nothing more comes; ``chunks`` then goes on, and says how it ended.
+        ``take`` raises nothing.
+        """
         ...
 
     def close(self) -> None:

@@ -256,6 +256,8 @@ class Inference:
             await exchange.start(200, rate_headers(reply.readings) + _EVENTS)
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                if exchange.wire is not None and reply.pour is not None:
+                    await reply.pour(exchange.wire.write)
             exchange.ignore_departure()
             await send({"type": "http.response.body", "body": b""})
         finally:

@@ -106,7 +106,7 @@ class RealtimeLane:
         if request.stream:
             stream = AnswerStream(admission, called, self._quota, self._overrun(request.organisation))
             await stream.begin()
-            return StreamReply(stream, request.readings)
+            return StreamReply(stream, request.readings, stream.pour)
         return await self._whole(admission, called)
 
     async def _whole(self, admission: Admission, called: Called) -> Reply:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.ports import RequestRecord
 from penstock.quota.operations import Reading
+
+Pour = Callable[[Callable[[bytes], bool]], Awaitable[None]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,7 +62,12 @@ class StreamReply:
 
     The generator settles before it yields ``[DONE]``. Closing it early (``aclose``) cancels upstream and settles
     what was produced. Errors after the head are sent as an event, then the stream ends without ``[DONE]``.
+
+    Args:
+        pour: Writes events as they arrive, without a turn of the event loop for each, until there is more to do than
+            that, or until the writer answers False; then ``events`` goes on, with what was not written.
     """
 
     events: AsyncGenerator[bytes, None]
     readings: tuple[Reading, ...] = ()
+    pour: Pour | None = None

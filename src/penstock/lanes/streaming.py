@@ -7,6 +7,9 @@
                  |-> the client leaves (closed or cancelled): disconnect the server, settle what came
                  '-> the hold is outgrown: extend; refused: finish_reason "length", settle, [DONE]
 
+Events come by asking for the next one, or, while there is nothing to do but to count them and pass them on, they are
+poured: straight from the arrival of their bytes to the client, without waking the task of the request.
+
 A class and not a generator function, since closing a generator that never began runs none of its code, and a hold
 would be left behind.
 """
@@ -14,10 +17,10 @@ would be left behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
-from penstock.errors import PenstockError, StoreUnavailable, UpstreamError
+from penstock.errors import PenstockError, StoreUnavailable, UpstreamBroken, UpstreamError
 from penstock.lanes.admission import Admission
 from penstock.lanes.bodies import error_event
 from penstock.lanes.calling import Called
@@ -44,8 +47,8 @@ class AnswerStream(AsyncGenerator[bytes, None]):
     """
 
     __slots__ = (
-        "_admission", "_called", "_chunks", "_extend_above", "_first", "_has_begun", "_is_over", "_overrun", "_pieces",
-        "_prompt_tokens", "_splitter", "_store",
+        "_admission", "_called", "_chunks", "_extend_above", "_fed", "_first", "_has_begun", "_is_over", "_overrun",
+        "_pieces", "_prompt_tokens", "_splitter", "_store", "_write",
     )  # fmt: skip
 
     def __init__(self, admission: Admission, called: Called, store: QuotaStore, overrun: Overrun) -> None:
@@ -60,6 +63,8 @@ class AnswerStream(AsyncGenerator[bytes, None]):
             name=model.name, include_usage=request.include_usage, bytes_per_token=model.bytes_per_token
         )
         self._first = b""
+        self._fed: bytes | None = None  # what is shown of a piece that was taken while pouring, and needs more
+        self._write: Callable[[bytes], bool] | None = None
         self._has_begun = self._is_over = False
         self._prompt_tokens = 0
         self._extend_above = self._hold_allows()
@@ -85,6 +90,19 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         """See ``AsyncGenerator``: closes, then raises."""
         await self.aclose()
         raise error[0]
+
+    async def pour(self, write: Callable[[bytes], bool]) -> None:
+        """See ``penstock.lanes.requests.StreamReply``."""
+        if self._is_over or self._first or self._fed is not None or self._chunks.failure is not None:
+            return
+        self._write = write
+        try:
+            await self._called.response.pour(self._take)
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        finally:
+            self._write = None
 
     async def aclose(self) -> None:
         """The client wants no more: disconnect the server, and settle what it produced."""
@@ -112,19 +130,19 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         chunks = self._chunks
         try:
             while True:
-                if chunks.failure is not None:
+                if self._fed is not None:
+                    shown, self._fed = self._fed, None
+                elif chunks.failure is not None:
                     raise chunks.failure
-                try:
-                    piece = await self._pieces.__anext__()
-                except StopAsyncIteration:
-                    return await self._finish_without_done()
-                shown = chunks.feed(self._splitter.feed(piece))
+                else:
+                    try:
+                        piece = await self._pieces.__anext__()
+                    except StopAsyncIteration:
+                        return await self._finish_without_done()
+                    shown = chunks.feed(self._splitter.feed(piece))
                 if chunks.is_done:
                     return shown + await self._finish()
-                record = self._admission.request.record
-                if record.chunks == 0 and chunks.events:
-                    record.first_token_ms = (self._admission.clock.monotonic_s() - record.received_at_s) * 1000
-                record.chunks = chunks.events
+                self._note()
                 if chunks.tokens > self._extend_above and not await self._extend():
                     return shown + await self._stop()
                 if shown:
@@ -134,6 +152,30 @@ class AnswerStream(AsyncGenerator[bytes, None]):
         except asyncio.CancelledError:
             await self.aclose()
             raise
+
+    def _take(self, piece: bytes) -> bool:
+        """A piece that is poured. False: ``_advance`` is to go on with it."""
+        chunks = self._chunks
+        try:
+            shown = chunks.feed(self._splitter.feed(piece))
+        except UpstreamBroken as error:
+            chunks.failure = error
+            return False
+        if chunks.is_done or chunks.failure is not None or chunks.tokens > self._extend_above:
+            self._fed = shown
+            return False
+        self._note()
+        if shown and not (self._write is not None and self._write(shown)):
+            self._first = shown
+            return False
+        return True
+
+    def _note(self) -> None:
+        """Record how far the answer has come."""
+        events, record = self._chunks.events, self._admission.request.record
+        if events and not record.chunks:
+            record.first_token_ms = (self._admission.clock.monotonic_s() - record.received_at_s) * 1000
+        record.chunks = events
 
     async def _broken(self, error: UpstreamError) -> bytes:
         """Raise while the answer has not begun; after that it is an event."""

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from penstock.adapters.http.addresses import Address, Origin, parse_address, request_head
-from penstock.adapters.http.connection import Connection, Response
+from penstock.adapters.http.connection import Connection
+from penstock.adapters.http.response import Response
 from penstock.errors import UpstreamTimeout, UpstreamUnreachable
 from penstock.ports import UpstreamRequest
 
