@@ -22,6 +22,7 @@ from penstock.lanes.credentials import Credential, Credentials, mac, mint
 from penstock.lanes.following import Following
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import RequestRecord, UsageQuery, UsageRow
+from penstock.quota.admitting import is_valid
 from penstock.quota.definitions import Definitions, Key, Kind, Limit, Metric, Model, Price
 from penstock.quota.events import Usage
 from penstock.quota.identity import reservation_id
@@ -136,10 +137,10 @@ class ModelStore:
         """The ``KeyCheck`` of the pages, over the same definitions."""
         organisation = self.organisations.get(credential.organisation)
         definitions = organisation.definitions if organisation is not None else None
-        key = definitions.keys.get(credential.key) if definitions is not None else None
-        if key is None or key.revoked or 0 < key.expires_at_ms <= NOW_MS:
+        key = definitions.key(credential.key) if definitions is not None else None
+        if key is None or not any(is_valid(key, each, NOW_MS) for each in credential.macs):
             return None
-        return key if any(own in credential.macs for own, _ in key.macs) else None
+        return credential.narrowed(key)
 
 
 class ShortLane:

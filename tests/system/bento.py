@@ -172,7 +172,10 @@ class Cluster:
                 Limit(owner=organisation, metric=metric, kind=kind, period_ms=period_ms, cap=cap)
                 for metric, kind, period_ms, cap in limits
             ),
-            keys={"k1": Key(id="k1", macs=((mac(token, PEPPER.encode()), 0),), **key)},
+            keys={
+                "k1": Key(id="k1", macs=((mac(token, PEPPER.encode()), 0),), **key),
+                "jwt.corp": Key(id="jwt.corp", verified=True),
+            },
             models=models,
         )
         now_ms = time.time_ns() // 1_000_000

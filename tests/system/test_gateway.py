@@ -17,6 +17,7 @@ from penstock.api.deferring import stream_refused
 from penstock.api.failures import failure
 from penstock.errors import PenstockError
 from penstock.lanes.accepting import job_prefix
+from penstock.lanes.credentials import Credential, Credentials
 from penstock.lanes.jobs import read_job
 from penstock.quota.definitions import Kind, Metric
 from penstock.quota.events import Usage
@@ -77,6 +78,24 @@ def test_an_accepted_job_is_held_queued_and_named(cluster: Cluster, gateway: Gat
     (hold,) = cluster.inspect("happy").holds
     assert (hold.reservation, hold.lane) == (job, "queue")
     void(cluster, "happy", job)
+
+
+def test_the_api_services_word_for_a_verified_subject_is_taken_and_a_forged_or_late_one_is_not(
+    cluster: Cluster, gateway: Gateway
+) -> None:
+    cluster.define("people")
+    subject = Credential("people", "jwt.corp~" + "0" * 20, ("",))
+    soon_ms = time.time_ns() // 1_000_000 + 30_000
+    forged = Credentials((b"a pepper of somebody else",)).vouch(subject, expires_at_ms=soon_ms)
+    late = Credentials((PEPPER.encode(),)).vouch(subject, expires_at_ms=soon_ms - 60_000)
+    for word in (forged, late):
+        assert gateway.post(word).status == 401
+    answer = gateway.post(Credentials((PEPPER.encode(),)).vouch(subject, expires_at_ms=soon_ms))
+    assert answer.status == 202, answer.raw
+    (job,) = jobs_taken(cluster)
+    assert (job["reserve"]["key"], job["reserve"]["key_mac"]) == (subject.key, "")
+    assert "authorization" not in json.dumps(job)
+    void(cluster, "people", job["job"])
 
 
 def test_a_model_with_a_slash_has_a_queue_of_its_own(cluster: Cluster, gateway: Gateway) -> None:

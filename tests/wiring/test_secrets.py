@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock.adapters.sql.database import migrate, open_engine
 from penstock.adapters.sql.keys import Keys
 from penstock.config import Configuration
-from penstock.config.settings import Auth
+from penstock.config.identity_settings import Auth
 from penstock.config.values import Secret
 from penstock.errors import ConfigurationError
 from penstock.quota.definitions import Key
@@ -20,7 +21,7 @@ from penstock.wiring.secrets import read_peppers
 LONG = "p" * 32
 
 
-def configured(**auth: Secret) -> Configuration:
+def configured(**auth: Any) -> Configuration:
     return Configuration(models={}, auth=Auth(**auth))
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +19,8 @@ from penstock.lanes.credentials import Credential
 from penstock.lanes.requests import InferenceRequest
 from penstock.ports import JobState
 from penstock.quota.operations import Reading
+
+VOUCHED_MS = 30_000
 
 
 class Deferred(NamedTuple):
@@ -37,6 +39,8 @@ class Deferring:
         self._acceptor = services.acceptor
         self._jobs = services.jobs
         self._keys = services.keys
+        self._credentials = services.credentials
+        self._now_ms = services.clock.now_ms
 
     async def answer(
         self,
@@ -68,7 +72,7 @@ class Deferring:
                 raw=raw,
                 key_macs=credential.macs,
                 idempotency_key=key,
-                authorization=headers[b"authorization"].decode("latin-1"),
+                authorization=self._authorization(credential, headers),
                 traceparent=headers[b"traceparent"].decode("latin-1") if b"traceparent" in headers else None,
             )
         )
@@ -79,6 +83,12 @@ class Deferring:
                 return Deferred(status, body, (), [_location(job)])
             case Relayed(status, body, relayed):
                 return Deferred(status, body, (), [(name.encode(), value.encode()) for name, value in relayed])
+
+    def _authorization(self, credential: Credential, headers: Mapping[bytes, bytes]) -> str:
+        """What the gateway is shown: the client's key, or our word for a subject, since it verifies no tokens."""
+        if credential.scope is None:
+            return headers[b"authorization"].decode("latin-1")
+        return f"Bearer {self._credentials.vouch(credential, expires_at_ms=self._now_ms() + VOUCHED_MS)}"
 
     async def _check(self, request: InferenceRequest, credential: Credential) -> None:
         """A stored answer is for those only who may ask the question: here no reserve checks that."""

@@ -57,6 +57,7 @@ class Inference:
     def __init__(self, services: Services) -> None:
         self._lane = services.lane
         self._credentials = services.credentials
+        self._subjects = services.subjects
         self._observer = services.observer
         self._monotonic_s = services.clock.monotonic_s
         self._now_ms = services.clock.now_ms
@@ -102,6 +103,8 @@ class Inference:
         request: InferenceRequest | None = None
         try:
             credential = self._check_head(exchange, authorization, content_type, content_bytes)
+            if credential is None:
+                credential = await self._subject(record, authorization)
             raw = exchange.wire.take_body() if exchange.wire is not None else None
             raw = await self._read(exchange.receive) if raw is None else self._bounded([raw])
             request = self._request(exchange, credential, raw)
@@ -150,22 +153,35 @@ class Inference:
 
     def _check_head(
         self, exchange: Exchange, authorization: bytes | None, content_type: bytes | None, content_bytes: bytes
-    ) -> Credential:
+    ) -> Credential | None:
+        """The key that was shown; None if it is none, but may be a token."""
         if exchange.scope["method"] != "POST":
             raise MethodNotAllowed("this endpoint answers POST only", param="POST")
         credential = None
         if authorization is not None and authorization[:7].lower() == _BEARER:
             credential = self._credentials.read(authorization[7:].strip())
-        if credential is None:
+        if credential is not None:
+            exchange.record.organisation = credential.organisation
+            exchange.record.key = credential.key
+        elif self._subjects is None:
             raise Unauthenticated("no well-formed key")
-        exchange.record.organisation = credential.organisation
-        exchange.record.key = credential.key
         if content_type != b"application/json" and (
             content_type is None or content_type.partition(b";")[0].strip().lower() != b"application/json"
         ):
             raise UnsupportedMedia("the body must be declared as content-type: application/json")
         if content_bytes and int(content_bytes) > self._bounds.body_bytes_max:
             raise self._too_large()
+        return credential
+
+    async def _subject(self, record: RequestRecord, authorization: bytes | None) -> Credential:
+        """Whose token was shown."""
+        credential = None
+        if self._subjects is not None and authorization is not None and authorization[:7].lower() == _BEARER:
+            credential = await self._subjects.read(authorization[7:].strip())
+        if credential is None:
+            raise Unauthenticated("neither a well-formed key nor a token in force")
+        record.organisation = credential.organisation
+        record.key = credential.key
         return credential
 
     def _too_large(self) -> TooLarge:
@@ -214,6 +230,8 @@ class Inference:
         exchange.answering = shape.answering
         record.model = shape.model
         record.stream = shape.stream
+        if credential.scope is not None:
+            credential.scope.check(record.route, shape.model)
         return InferenceRequest(
             organisation=credential.organisation,
             key=credential.key,

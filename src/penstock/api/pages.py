@@ -20,6 +20,7 @@ from penstock.api.services import ModelCard, Services
 from penstock.api.visitors import Visitor, VisitorPage
 from penstock.config.notation import format_limit
 from penstock.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthenticated
+from penstock.lanes.credentials import Credential
 from penstock.ports import USAGE_GROUPS, UsageQuery, UsageRow
 from penstock.quota.definitions import Limit
 from penstock.quota.operations import Inspect, Inspected, LimitStanding, Reading
@@ -84,11 +85,7 @@ class Pages:
         return permission
 
     async def _visitor(self, request: Request) -> Visitor:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        is_bearer = scheme.lower() == "bearer"
-        credential = self._services.credentials.read(token.strip().encode("latin-1")) if is_bearer else None
-        if credential is None:
-            raise Unauthenticated("no well-formed key")
+        credential = await self._credential(request)
         record = request.scope["penstock.record"]
         record.organisation = credential.organisation
         record.key = credential.key
@@ -101,6 +98,18 @@ class Pages:
         if not isinstance(standing, Inspected):
             raise StoreUnavailable("the quota store is not ready; try again")
         return Visitor(credential.organisation, key, standing)
+
+    async def _credential(self, request: Request) -> Credential:
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        credential = None
+        if scheme.lower() == "bearer":
+            token = shown.strip().encode("latin-1")
+            credential = self._services.credentials.read(token)
+            if credential is None and self._services.subjects is not None:
+                credential = await self._services.subjects.read(token)
+        if credential is None:
+            raise Unauthenticated("neither a well-formed key nor a token in force")
+        return credential
 
     async def ready(self, request: Request) -> Response:
         """Whether to send requests here; why not is told on the operations port only."""

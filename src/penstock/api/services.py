@@ -38,6 +38,14 @@ class KeyCheck(Protocol):
         ...
 
 
+class TokenReader(Protocol):
+    """Knows whose tokens are right, of the identity providers that are trusted."""
+
+    async def read(self, token: bytes) -> Credential | None:
+        """The verified subject, or None for every cause of refusal."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What clients may know of a model. ``created_s`` is Unix seconds."""
@@ -78,6 +86,7 @@ class Services:
     Args:
         acceptor: Takes over what is to be answered later; ``jobs`` knows what became of it.
         models: By name; may change while the service runs.
+        subjects: Reads what is no key; None if only keys pass.
         readiness: Asked at each look at ``/health/ready``.
     """
 
@@ -93,3 +102,4 @@ class Services:
     models: Mapping[str, ModelCard]
     readiness: Readiness
     bounds: Bounds = Bounds()
+    subjects: TokenReader | None = None

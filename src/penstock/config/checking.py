@@ -176,12 +176,39 @@ class _Check:
         auth = self._configuration.auth
         if auth.pepper_previous and not auth.pepper and self._sound(("auth", "pepper")):
             yield ("auth", "pepper_previous"), "found it without pepper; write the new one as `pepper: {env: NAME}`"
+        yield from self._issuers()
         stores = self._configuration.stores
         for name, schemes in SCHEMES.items() if stores else ():
             scheme = getattr(stores, name).url.partition(":")[0]
             if scheme not in schemes and self._sound(("stores", name), ("stores", name, "url")):
                 wanted = " or ".join(f"{scheme}://" for scheme in schemes)
                 yield ("stores", name, "url"), f"found {scheme}://, wanted {wanted}; check which service this is"
+
+    def _issuers(self) -> Found:
+        urls: dict[str, str] = {}
+        for name, each in self._configuration.auth.issuers.items():
+            at: Location = ("auth", "issuers", name)
+            if self._sound((*at, "issuer")) and urls.setdefault(each.issuer, name) != name:
+                yield (
+                    (*at, "issuer"),
+                    f"{urls[each.issuer]} has the same one; its tokens could not be told apart, keep one",
+                )
+            if not each.algorithms and self._sound((*at, "algorithms")):
+                yield (
+                    (*at, "algorithms"),
+                    "found an empty list, wanted at least one; write `[RS256]`, or remove the line",
+                )
+            if not each.organisations and self._sound((*at, "organisations")):
+                yield (*at, "organisations"), "found an empty list, wanted at least one organisation; name it"
+            if len(each.organisations) > 1 and each.organisation_claim is None:
+                message = f"missing, and the issuer speaks for {len(each.organisations)} organisations"
+                yield (*at, "organisation_claim"), f"{message}; name the claim that says which"
+            known = {"organisations": (each.organisations, "organisation"), "models": (each.models, "model")}
+            for section, (names, what) in known.items():
+                for found in names if self._sound((section,)) else ():
+                    if found not in self._names(section):
+                        message = f"found {found!r}, which is no {what}; {nearest(found, self._names(section))}"
+                        yield (*at, section), message
 
 
 def _identity(term: Term) -> tuple[str, str, int, int]:

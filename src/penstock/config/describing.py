@@ -227,7 +227,10 @@ def _written(type_: inspect.Type) -> str:
         free = isinstance(type_.value_type, inspect.AnyType | inspect.DictType)
         return "free-form" if free else "sections by name"
     if isinstance(type_, inspect.VarTupleType):
-        return "list of text" if isinstance(type_.item_type, inspect.StrType) else "list of limits"
+        item = type_.item_type
+        if isinstance(item, inspect.EnumType):
+            return f"list of {', '.join(str(member.value) for member in item.cls)}"
+        return "list of text" if isinstance(item, inspect.StrType) else "list of limits"
     if isinstance(type_, inspect.Metadata) and _notation(type_) == "upstreams":
         return wanted_text(type_)
     return _notation(type_) if isinstance(type_, inspect.Metadata) else wanted_text(type_)

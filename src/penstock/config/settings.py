@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, field
 
+from penstock.config.identity_settings import Auth
 from penstock.config.kubernetes_settings import Deploy, Kubernetes, ScaleTarget
 from penstock.config.values import (
     Amount,
@@ -254,19 +255,6 @@ class Server(Setting, frozen=True, kw_only=True):
     header_bytes_max: PositiveAmount = 16_000
     json_depth_max: PositiveAmount = 64
     shutdown_ms: Milliseconds = field(name="shutdown", default=30_000)
-
-
-class Auth(Setting, frozen=True, kw_only=True):
-    """How API keys are kept.
-
-    Args:
-        pepper: Secret that keys are hashed with, 32 bytes or more, in no database. Without it the embedded default
-            makes one in the data directory.
-        pepper_previous: The one before, while keys are being moved to the new one.
-    """
-
-    pepper: Secret | None = None
-    pepper_previous: Secret | None = None
 
 
 class Accounts(Setting, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ PicosPerRequest = Annotated[int, Meta(extra={"notation": "usd per request"})]
 LimitTerm = Annotated[Term, Meta(extra={"notation": "limit"})]
 Port = Annotated[int, Meta(extra={"notation": "port"})]
 Url = Annotated[str, Meta(extra={"notation": "url"})]
+SecureUrl = Annotated[str, Meta(extra={"notation": "secure url"})]
 StoreUrl = Annotated[str, Meta(extra={"notation": "store url"})]
 Size = Annotated[str, Meta(extra={"notation": "size"})]
 

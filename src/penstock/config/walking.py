@@ -171,6 +171,11 @@ NOTATIONS: Final[dict[str, Notation]] = {
         "an address such as `http://vllm:8000`, or `local`",
         {"type": "string", "pattern": r"^(local|https?://[^@?#]+)$"},
     ),
+    "secure url": Notation(
+        lambda value: _url(value, ("https",)),
+        "an address such as `https://login.example.com`",
+        {"type": "string", "pattern": r"^https://[^@?#]+$"},
+    ),
     "store url": Notation(
         lambda value: _url(value, STORE_SCHEMES),
         "an address such as `redis://redis:6379`",
@@ -189,6 +194,7 @@ NAMES: Final[dict[str, tuple[str, str]]] = {
     "organisations": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
     "teams": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
     "environment": (VARIABLE_PATTERN, "letters, digits and `_`"),
+    "issuers": (NAME_PATTERN, "small letters, digits and hyphens, at most 63"),
 }
 ANY_NAME: Final = (r"^[^\s]{1,253}$", "a name without spaces")
 INSTEAD_OF: Final[dict[tuple[type, str], str]] = {(Model, "upstream"): "deploy"}

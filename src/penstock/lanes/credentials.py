@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from zlib import crc32
+
+from penstock.errors import Forbidden
+from penstock.quota.definitions import Key
 
 _KEY = re.compile(rb"psk_([A-Za-z0-9-]{1,64})_([A-Za-z0-9-]{1,32})_([0-9a-f]{64})([0-9a-f]{8})")
 _PARTS = ((re.compile(r"[A-Za-z0-9-]{1,64}"), 64), (re.compile(r"[A-Za-z0-9-]{1,32}"), 32))
@@ -55,17 +58,60 @@ def mac(token: str | bytes, pepper: bytes) -> str:
     return hmac.digest(pepper, token.encode() if isinstance(token, str) else token, "sha256").hex()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a verified token opens, beside what its key does; None for all."""
+
+    routes: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+
+    def within(self, other: Scope) -> Scope:
+        """What both open.
+
+        Example:
+            >>> Scope(routes=frozenset({"models", "usage"})).within(Scope(routes=frozenset({"usage"}))).routes
+            frozenset({'usage'})
+        """
+        return Scope(routes=_both(self.routes, other.routes), models=_both(self.models, other.models))
+
+    def check(self, route: str, model: str | None = None) -> None:
+        """Nothing, if it opens this.
+
+        Raises:
+            Forbidden: It does not.
+        """
+        if self.routes is not None and route not in self.routes:
+            raise Forbidden(f"this token's scope excludes {route}; ask for one that includes it")
+        if model is not None and self.models is not None and model not in self.models:
+            raise Forbidden("this token's scope excludes this model; ask for one that includes it")
+
+
+def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A well-formed key as presented: nothing is known yet of whether it is right.
+    """A well-formed key as presented, of which it is not known yet whether it is right; or a verified token's subject.
 
     Args:
-        macs: One for each live pepper, the newest first.
+        macs: One for each live pepper, the newest first; one empty text for a verified subject.
+        scope: Of a verified token; None for a key, whose scope lies beside the counters.
     """
 
     organisation: str
     key: str
     macs: tuple[str, ...]
+    scope: Scope | None = None
+
+    def narrowed(self, key: Key) -> Key:
+        """The key as far as this credential may use it."""
+        if self.scope is None:
+            return key
+        both = self.scope.within(Scope(routes=key.routes, models=key.models))
+        return replace(key, routes=both.routes, models=both.models)
 
 
 class Credentials:
@@ -108,3 +154,16 @@ class Credentials:
             self._read.clear()
         self._read[name] = credential
         return credential
+
+    def vouch(self, credential: Credential, *, expires_at_ms: int) -> str:
+        """Our own word, to the queue lane's gateway, that a subject was verified; the public door takes it from nobody.
+
+        ``pvs_<organisation>_<key~subject>_<expires_at_ms>_<HMAC-SHA256 of all before, under the newest pepper>``
+
+        Example:
+            >>> subject = Credential("acme", "jwt.corp~3fa1", ("",))
+            >>> Credentials((b"pepper",)).vouch(subject, expires_at_ms=7)[:27]
+            'pvs_acme_jwt.corp~3fa1_7_dc'
+        """
+        said = f"pvs_{credential.organisation}_{credential.key}_{expires_at_ms}"
+        return f"{said}_{mac(said, self._peppers[0])}"

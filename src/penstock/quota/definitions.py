@@ -94,6 +94,9 @@ class Model:
     price: Price = Price()
 
 
+VERIFIED_PREFIX = "jwt."
+"""Of the ids of keys of the verified kind; a minted key's id has no dot."""
+
 SUBJECT = "~"
 """In a call's key, between the key that is defined and the subject that was verified under it: ``jwt.corp~3fa1...``."""
 

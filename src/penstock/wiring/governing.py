@@ -91,4 +91,5 @@ class Governing:
         governing = self.current.get(credential.organisation)
         key = None if governing is None else governing.key(credential.key)
         now_ms = self._clock.now_ms()
-        return key if key is not None and any(is_valid(key, mac, now_ms) for mac in credential.macs) else None
+        is_right = key is not None and any(is_valid(key, mac, now_ms) for mac in credential.macs)
+        return credential.narrowed(key) if key is not None and is_right else None

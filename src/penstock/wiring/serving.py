@@ -44,6 +44,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing, in_file
 from penstock.wiring.holding import held_now
+from penstock.wiring.identity import issuer_keys, open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
@@ -84,7 +85,7 @@ async def serve_embedded(
         parts.callback(engine.dispose)
         await asyncio.to_thread(migrate, engine)
         keys = Keys(engine)
-        first_key = await asyncio.to_thread(_first_key, configuration, keys, clock, peppers[0])
+        first_key = await asyncio.to_thread(_prepare_keys, configuration, keys, clock, peppers[0])
         governing = await asyncio.to_thread(Governing, partial(in_file, configuration), keys, clock)
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
@@ -103,6 +104,7 @@ async def serve_embedded(
                 organisations=governing.current, clock=clock, observer=observer, reached=reached,
             )
         )  # fmt: skip
+        subjects = await parts.enter_async_context(open_subjects(configuration, clock))
         services = Services(
             lane=lane,
             acceptor=acceptor,
@@ -116,6 +118,7 @@ async def serve_embedded(
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
             bounds=request_bounds(configuration),
+            subjects=subjects,
         )
         for task in (governing.watch(quota), _sweep(quota, clock)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))
@@ -126,19 +129,19 @@ async def serve_embedded(
             holds=lambda: held_now(quota, governing.current, now_ms=clock.now_ms()),
         )
         await listen(
-            configuration,
-            places,
-            addresses,
-            application(services),
-            operations,
-            stop=stop,
-            started=started,
-            first_key=first_key,
-        )
+            configuration, places, addresses, application(services), operations,
+            stop=stop, started=started, first_key=first_key,
+        )  # fmt: skip
+
+
+def _prepare_keys(configuration: Configuration, keys: Keys, clock: Clock, pepper: bytes) -> str | None:
+    """Those that stand for issuers, and one to begin with if there is none at all."""
+    first = _first_key(configuration, keys, clock, pepper)
+    keys.record_verified(issuer_keys(configuration), now_ms=clock.now_ms(), actor="penstock serve")
+    return first
 
 
 def _first_key(configuration: Configuration, keys: Keys, clock: Clock, pepper: bytes) -> str | None:
-    """Make a key for the first organisation if there is none at all, so that a newcomer can begin."""
     organisation = next(iter(configuration.organisations), None)
     if organisation is None or keys.list():
         return None

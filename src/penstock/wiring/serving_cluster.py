@@ -37,6 +37,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
 from penstock.wiring.holding import held_now
+from penstock.wiring.identity import open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
@@ -92,6 +93,7 @@ async def serve_cluster(
         jobs = SqlJobs(engine)
         client = HttpClient(ca_files={})
         parts.push_async_callback(client.close)
+        subjects = await parts.enter_async_context(open_subjects(configuration, clock))
         services = Services(
             lane=lane,
             acceptor=GatewayAcceptor(client, configuration.queue.gateway, jobs, quota, clock),
@@ -105,6 +107,7 @@ async def serve_cluster(
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
             bounds=request_bounds(configuration),
+            subjects=subjects,
         )
         for task in (governing.watch(quota), notice(engine, jobs.tell)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))

@@ -6,10 +6,11 @@ the service reads once a second, writes the audit log in the same transaction, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -17,7 +18,7 @@ from penstock.adapters.sql.audit_log import record
 from penstock.adapters.sql.database import writing
 from penstock.adapters.sql.tables import api_keys, versions
 from penstock.errors import Conflict, NotFound
-from penstock.quota.definitions import Key
+from penstock.quota.definitions import VERIFIED_PREFIX, Key
 
 DEFINITIONS = "definitions"
 _row = api_keys.c
@@ -47,20 +48,7 @@ class Keys:
         Raises:
             Conflict: The organisation has a key of this id.
         """
-        row = {
-            "organisation": organisation,
-            "id": key.id,
-            "name": name,
-            "team": key.team,
-            "macs": [list(mac) for mac in key.macs],
-            "models": None if key.models is None else sorted(key.models),
-            "routes": None if key.routes is None else sorted(key.routes),
-            "cost_nanos_max": key.cost_nanos_max,
-            "created_at_ms": now_ms,
-            "expires_at_ms": key.expires_at_ms,
-            "rotated_at_ms": 0,
-            "revoked_at_ms": 0,
-        }
+        row = _new_row(organisation, key, name=name, now_ms=now_ms)
         with writing(self._engine) as connection:
             try:
                 connection.execute(insert(api_keys).values(row))
@@ -96,6 +84,10 @@ class Keys:
             before = _get(connection, organisation, key_id, to_change=True)
             if before.key.revoked:
                 raise Conflict(f"{organisation}: key {key_id} is revoked; create a new one")
+            if before.key.verified:
+                raise Conflict(
+                    f"{organisation}: {key_id} stands for an issuer's tokens and has no secret; rotate there"
+                )
             ends_ms = now_ms + grace_ms
             kept = [[old, min(expiry or ends_ms, ends_ms)] for old, expiry in before.key.macs[:1]]
             self._update(connection, before, macs=[[mac, 0], *kept], rotated_at_ms=now_ms)
@@ -113,6 +105,38 @@ class Keys:
                 return before
             self._update(connection, before, revoked_at_ms=now_ms)
             return self._changed(connection, "keys.revoke", before, organisation, key_id, now_ms=now_ms, actor=actor)
+
+    def record_verified(self, wanted: Mapping[tuple[str, str], Key], *, now_ms: int, actor: str) -> bool:
+        """Make these, by (organisation, id), the keys of verified subjects, and no others; tells whether any changed.
+
+        One that was revoked by hand stays revoked as long as it is wanted. Their ids begin as no minted key's can.
+        """
+        with writing(self._engine) as connection:
+            raise_version(connection)
+            rows = connection.execute(select(api_keys).where(_row.id.startswith(VERIFIED_PREFIX)))
+            known = {(row.organisation, row.id): _stored(row) for row in rows}
+            changed = [each for each in sorted({*known, *wanted}) if _differs(known.get(each), wanted.get(each))]
+            for organisation, key_id in changed:
+                before, key = known.get((organisation, key_id)), wanted.get((organisation, key_id))
+                revoked_at_ms = before.revoked_at_ms if before is not None else 0
+                here = (_row.organisation == organisation) & (_row.id == key_id)
+                connection.execute(delete(api_keys).where(here))
+                if key is not None:
+                    row = _new_row(organisation, key, name="verified subjects", now_ms=now_ms)
+                    connection.execute(insert(api_keys).values(row | {"revoked_at_ms": revoked_at_ms}))
+                record(
+                    connection,
+                    at_ms=now_ms,
+                    actor=actor,
+                    action="keys.record_verified",
+                    organisation=organisation,
+                    subject=key_id,
+                    before=None if before is None else _audited(before),
+                    after=None if key is None else _audited(_get(connection, organisation, key_id)),
+                )
+            if not changed:
+                connection.rollback()
+        return bool(changed)
 
     def version(self) -> int:
         """Rises with every change; 0 before the first."""
@@ -159,6 +183,28 @@ def raise_version(connection: Connection) -> int:
     return version
 
 
+def _new_row(organisation: str, key: Key, *, name: str, now_ms: int) -> dict[str, Any]:
+    return {
+        "organisation": organisation,
+        "id": key.id,
+        "name": name,
+        "team": key.team,
+        "macs": [list(mac) for mac in key.macs],
+        "models": None if key.models is None else sorted(key.models),
+        "routes": None if key.routes is None else sorted(key.routes),
+        "cost_nanos_max": key.cost_nanos_max,
+        "created_at_ms": now_ms,
+        "expires_at_ms": key.expires_at_ms,
+        "rotated_at_ms": 0,
+        "revoked_at_ms": 0,
+    }
+
+
+def _differs(stored: StoredKey | None, wanted: Key | None) -> bool:
+    """Whether what is stored is another than what is wanted; whether it is revoked does not count."""
+    return (None if stored is None else replace(stored.key, revoked=False)) != wanted
+
+
 def _get(connection: Connection, organisation: str, key_id: str, *, to_change: bool = False) -> StoredKey:
     statement = select(api_keys).where(_row.organisation == organisation, _row.id == key_id)
     if to_change:  # SQLite ignores it: `writing` has locked all of it
@@ -184,6 +230,7 @@ def _stored(row: Row[Any]) -> StoredKey:
         key=Key(
             id=row.id,
             team=row.team,
+            verified=row.id.startswith(VERIFIED_PREFIX),
             macs=tuple((mac, expiry) for mac, expiry in row.macs),
             revoked=row.revoked_at_ms != 0,
             expires_at_ms=row.expires_at_ms,
