@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.wire import Refusal
+from penstock.errors import StoreUnavailable
 from penstock.wiring.quota import redis_address
 from tests.system.clusters import Cluster
 from tests.system.programs import SimulatedModel
@@ -126,10 +128,17 @@ class Faults:
         client = RedisClient(redis_address(self._cluster.configuration, None), name="soak", bound_s=10.0)
         try:
             async with asyncio.timeout(BACK_S):
-                await client.start()
-                await client.ask(pack("FLUSHALL"))
+                while not await self._flushed(client):
+                    await within(asyncio.Event(), 0.5)
         finally:
             await client.close()
+
+    async def _flushed(self, client: RedisClient) -> bool:
+        try:
+            await client.ask(pack("FLUSHALL"))
+        except (StoreUnavailable, Refusal):  # it is being started again
+            return False
+        return True
 
     async def _upstream(self, what: str) -> None:
         model = self._cluster.model

@@ -90,7 +90,7 @@ class Load:
         organisation = self._draw.choice(sorted(self._keys))
         try:
             outcome = await send(client, organisation)
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             outcome = f"lost ({type(error).__name__})"
         except (ValueError, KeyError, TypeError):
             outcome = "garbled"

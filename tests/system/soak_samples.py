@@ -184,7 +184,7 @@ class Sampler:
         try:
             held = sum(each.requests for each in (await held_in_cluster(configuration)).values())
             unwritten, redis_mb = await self._redis()
-        except (PenstockError, OSError):
+        except (PenstockError, Refusal, OSError):
             held = unwritten = redis_mb = UNKNOWN
         waiting = Waiting(now_s, redis_mb, await queued(self._cluster), unwritten, held)
         self.taken.waiting.append(waiting)
@@ -227,7 +227,7 @@ def measured(now_s: float, name: str, pid: int) -> Sample | None:
             place = Path(f"/proc/{each}")
             status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
             files += len(os.listdir(place / "fd"))
-            kilobytes += int(status["RssAnon"].split()[0])
+            kilobytes += int(status.get("RssAnon", "0 kB").split()[0])  # one that has ended has none
             threads += int(status["Threads"])
             fields = (place / "stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))  # its own, and of its children that ended
