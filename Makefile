@@ -72,10 +72,12 @@ $(BENTO): $(wildcard src/bento/*.go) src/bento/go.mod src/bento/go.sum
 	@$@ --version | head -n 1
 
 .PHONY: bench
-bench: $(VENV)/dev.stamp ## measure beside nginx, LiteLLM and Portkey, all in one run; about 15 minutes
+bench: $(VENV)/dev.stamp $(BENTO) ## measure beside nginx, LiteLLM, Portkey and Celery, all in one run; about 20 minutes
 	requirements/debian.sh nginx-light
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.admission
+	requirements/debian.sh $(SERVICES)
+	$(BIN)/python -m benchmarks.queue_lane
 
 .PHONY: mutants
 mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota model, and see that a test notices

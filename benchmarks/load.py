@@ -109,15 +109,15 @@ async def send(target: Target, requests: int, *, connections: int) -> list[Answe
     return answers
 
 
-def checked(answers: list[Answer], *, events: int) -> list[Answer]:
-    """The answers, if each is a 200 and, where ``events`` is not 0, a whole stream of at least that many events.
+def checked(answers: list[Answer], *, events: int, status: int = 200) -> list[Answer]:
+    """The answers, if each has the status and, where ``events`` is not 0, a whole stream of at least that many events.
 
     Raises:
         SystemExit: Something else came; it is shown. A wrong answer has no price.
     """
     statuses = Counter(answer.status for answer in answers)
-    if set(statuses) != {200}:
-        wrong = next(answer for answer in answers if answer.status != 200)
+    if set(statuses) != {status}:
+        wrong = next(answer for answer in answers if answer.status != status)
         raise SystemExit(f"answers by status: {dict(statuses)}; one of them: {bytes(wrong.body[:500])!r}")
     for answer in answers:
         if events and not (answer.done and answer.events >= events):

@@ -76,16 +76,21 @@ def nginx() -> Gateway:
     return Gateway("nginx", command, NGINX_PORT)
 
 
-def litellm(configuration: str = "litellm.yaml") -> Gateway:
-    """LiteLLM's proxy in an environment of its own, at the version in gateways/litellm.txt."""
-    home = CACHE / "litellm"
-    lock = FOLDER / "litellm.txt"
+def installed(name: str, lock: Path) -> Path:
+    """An environment of its own in the user's cache with what a lock file names; made if it is not there."""
+    home = CACHE / name
     if not (home / lock.name).exists() or (home / lock.name).read_text() != lock.read_text():
-        print("installing LiteLLM", flush=True)
+        print(f"installing {name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", str(lock)]
         subprocess.run([str(home / "bin" / "pip"), "install", *options], check=True)
         shutil.copy(lock, home / lock.name)
+    return home
+
+
+def litellm(configuration: str = "litellm.yaml") -> Gateway:
+    """LiteLLM's proxy in an environment of its own, at the version in gateways/litellm.txt."""
+    home = installed("litellm", FOLDER / "litellm.txt")
     key = f"sk-{os.urandom(32).hex()}"  # it does not start without one
     chosen = ("--config", str(FOLDER / configuration), "--host", "127.0.0.1", "--port", str(LITELLM_PORT))
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": key}

@@ -63,14 +63,20 @@ def free(port: int) -> bool:
 
 @contextmanager
 def running(
-    command: Sequence[str], *, port: int, folder: Path, environment: Mapping[str, str], ready_s: float = 120.0
+    command: Sequence[str],
+    *,
+    port: int | None,
+    folder: Path,
+    environment: Mapping[str, str],
+    ready_s: float = 120.0,
+    stop_s: float = 20.0,
 ) -> Iterator[int]:
-    """Run a server until the block ends; gives its process id once it accepts connections on ``port``.
+    """Run a server until the block ends; gives its process id once it accepts connections on ``port``, if it has one.
 
     Raises:
         SystemExit: The port is taken, or the program ended or did not listen in time; its output is shown.
     """
-    if not free(port):
+    if port is not None and not free(port):
         raise SystemExit(f"port {port} is taken: stop what listens there, then run this again")
     name = Path(command[0]).name
     log = folder / "output.txt"
@@ -81,7 +87,7 @@ def running(
         )  # fmt: skip
     try:
         until = time.monotonic() + ready_s
-        while free(port):
+        while port is not None and free(port):
             if process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"{name} does not listen on port {port}; its last words:\n{log.read_text()[-3000:]}")
             time.sleep(0.1)
@@ -89,7 +95,7 @@ def running(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(stop_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

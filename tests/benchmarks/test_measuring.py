@@ -75,7 +75,7 @@ def test_cpu_time_counts_children_that_run_and_children_that_ended() -> None:
     burn = "import time\nwhile time.process_time() < 0.1: pass\n"
     before_s = cpu_s(os.getpid())
     subprocess.run([sys.executable, "-c", burn], check=True)
-    assert cpu_s(os.getpid()) - before_s >= 0.09
+    assert round(cpu_s(os.getpid()) - before_s, 2) >= 0.09  # /proc counts in hundredths
     with subprocess.Popen([sys.executable, "-c", burn + "print(flush=True)\ninput()"], stdin=-1, stdout=-1) as child:
         assert child.stdout is not None
         assert child.stdin is not None
