@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import uvloop
 
 from penstock.api.application import application
 from penstock.api.server import bind, serve
-from penstock.api.services import Bounds, ModelCard, Services
+from penstock.api.services import Bounds, ModelCard, Services, TokenReader
 from penstock.errors import Forbidden, InvalidRequest, PenstockError, QuotaDenied, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
 from penstock.lanes.following import Following
@@ -117,6 +117,12 @@ class ModelStore:
             definitions = Definitions(limits=own, keys={key.id: key for key in keys}, models=MODELS)
             self._now(Define(organisation=name, caller_now_ms=NOW_MS, version=1, definitions=definitions))
             self._now(Ready(organisation=name, caller_now_ms=NOW_MS, epoch=1))
+
+    def add_keys(self, organisation: str, *keys: Key) -> None:
+        """Define more keys."""
+        definitions = self.organisations[organisation].definitions
+        more = replace(definitions, keys={**definitions.keys, **{key.id: key for key in keys}})
+        self._now(Define(organisation=organisation, caller_now_ms=NOW_MS, version=2, definitions=more))
 
     def _now(self, call: Call[A]) -> A:
         return self.organisations[call.organisation].apply(call, time_ms=NOW_MS)
@@ -297,6 +303,7 @@ class Door:
     reasons: tuple[str, ...] = ()
     bounds: Bounds = field(default_factory=Bounds)
     port: int = 0
+    subjects: TokenReader | None = None
 
     def __post_init__(self) -> None:
         self.lane = ShortLane(self.store)
@@ -319,6 +326,7 @@ class Door:
             models={name: ModelCard(id=name, created_s=1, context=model.context) for name, model in MODELS.items()},
             readiness=readiness,
             bounds=self.bounds,
+            subjects=self.subjects,
         )
 
     def connect(self) -> socket.socket:
