@@ -187,10 +187,12 @@ def test_one_mistake_gives_one_message(old: str, new: str, message: str) -> None
 def test_stores_are_checked_one_by_one() -> None:
     stores = "stores: {redis: {url: 'amqp://q'}, postgresql: {url: 'mysql://q'}}\n"
     assert said(SOUND + stores) == [
-        "stores.postgresql.url: found the scheme 'mysql', wanted redis:// or rediss:// or postgresql:// or amqp:// "
-        "or amqps://; write it in front of host:port",
+        "stores.postgresql.url: found the scheme 'mysql', wanted redis:// or rediss:// or redis+sentinel:// or "
+        "rediss+sentinel:// or redis+cluster:// or rediss+cluster:// or postgresql:// or amqp:// or amqps://; "
+        "write it in front of host:port",
         "stores.rabbitmq: missing, wanted a mapping; write `rabbitmq: ...`",
-        "stores.redis.url: found amqp://, wanted redis:// or rediss://; check which service this is",
+        "stores.redis.url: found amqp://, wanted redis:// or rediss:// or redis+sentinel:// or rediss+sentinel:// or "
+        "redis+cluster:// or rediss+cluster://; check which service this is",
     ]
 
 

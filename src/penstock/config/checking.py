@@ -6,6 +6,7 @@ Problems keep the service from starting. Warnings do not: ``penstock check`` pri
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from penstock.config.compiling import price, team_owner
 from penstock.config.notation import (
@@ -19,14 +20,14 @@ from penstock.config.notation import (
 )
 from penstock.config.reading import Location, Problem, Tree, path_text
 from penstock.config.settings import LOCAL, Configuration, Model, ModelKind
-from penstock.config.walking import Walked, nearest
+from penstock.config.walking import REDIS_SCHEMES, Walked, nearest
 from penstock.quota.definitions import Kind, Metric
 from penstock.quota.plans import LIMITS_MAX
 from penstock.quota.pricing import cost_nanos_max
 
 LOCAL_CONTEXT_MAX = 8_192  # max_position_embeddings in SmolLM2's own config.json
 SHARDS_MOST = 256  # a quorum queue costs the broker a Raft group, and each worker a connection
-SCHEMES = {"redis": ("redis", "rediss"), "postgresql": ("postgresql",), "rabbitmq": ("amqp", "amqps")}
+SCHEMES = {"redis": REDIS_SCHEMES, "postgresql": ("postgresql",), "rabbitmq": ("amqp", "amqps")}
 Found = Iterator[tuple[Location, str]]
 
 
@@ -183,6 +184,8 @@ class _Check:
             if scheme not in schemes and self._sound(("stores", name), ("stores", name, "url")):
                 wanted = " or ".join(f"{scheme}://" for scheme in schemes)
                 yield ("stores", name, "url"), f"found {scheme}://, wanted {wanted}; check which service this is"
+            elif scheme.endswith("+sentinel") and not urlsplit(getattr(stores, name).url).path.strip("/"):
+                yield ("stores", name, "url"), "names no service; end it with what the sentinels call it: `/mymaster`"
 
     def _issuers(self) -> Found:
         urls: dict[str, str] = {}

@@ -311,7 +311,7 @@ class Stores(Setting, frozen=True, kw_only=True):
     """The services of a cluster. Without this section everything is embedded in one process.
 
     Args:
-        redis: Quota counters: `redis://` or `rediss://`.
+        redis: Quota counters: `redis://` or `rediss://`; `redis+sentinel://host,host/service`; `redis+cluster://host,host`.
         postgresql: The ledger: `postgresql://`.
         rabbitmq: The queue lane: `amqp://` or `amqps://`.
     """

@@ -34,7 +34,8 @@ SECRET_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 SECRET_KEY_PATTERN = r"^[A-Za-z0-9._-]{1,253}$"
 SECRETS_FOLDER = "/run/penstock/secrets"
 """Where the chart mounts Secrets, each in a folder of its name, each key a file."""
-STORE_SCHEMES = ("redis", "rediss", "postgresql", "amqp", "amqps")
+REDIS_SCHEMES = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+STORE_SCHEMES = (*REDIS_SCHEMES, "postgresql", "amqp", "amqps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,14 @@ def _url(value: Any, schemes: tuple[str, ...]) -> str:
     wanted = " or ".join(f"{scheme}://" for scheme in schemes)
     try:
         parts = urlsplit(str(value).strip())
-        host, _ = parts.hostname, parts.port
+        hosts = parts.netloc.split(",") if "+" in parts.scheme else [parts.netloc]  # sentinels, or nodes of a cluster
+        found_hosts = [(each.hostname, each.port)[0] for each in (urlsplit(f"//{host}") for host in hosts)]
     except ValueError as error:
         raise notation.NotationError(f"found no valid address ({error}); write {wanted}host:port") from error
     if parts.scheme not in schemes:
         found = f"the scheme {parts.scheme!r}" if "://" in str(value) else "an address without a scheme"
         raise notation.NotationError(f"found {found}, wanted {wanted}; write it in front of host:port")
-    if not host:
+    if not all(found_hosts):
         raise notation.NotationError(f"found no host after {parts.scheme}://; write {parts.scheme}://host:port")
     if "@" in parts.netloc:
         raise notation.NotationError("found a user or password in the address; give it by reference beside the url")
@@ -179,7 +181,7 @@ NOTATIONS: Final[dict[str, Notation]] = {
     "store url": Notation(
         lambda value: _url(value, STORE_SCHEMES),
         "an address such as `redis://redis:6379`",
-        {"type": "string", "pattern": rf"^({'|'.join(STORE_SCHEMES)})://[^@?#]+$"},
+        {"type": "string", "pattern": rf"^({'|'.join(map(re.escape, STORE_SCHEMES))})://[^@?#]+$"},
     ),
     "size": Notation(_size, "a size such as `10Gi`", {"type": "string", "pattern": SIZE_PATTERN}),
 }

@@ -67,7 +67,7 @@ def streams(
             arguments=("-r", str(files / "resources" / "*.yaml"), "-c", str(files / f"{file}.yaml")),
             environment={
                 "PENSTOCK_OPERATIONS_ADDRESS": f"127.0.0.1:{port}",
-                "PENSTOCK_REDIS_URL": address(configuration, Service.REDIS, role, environment).url,
+                **_redis(address(configuration, Service.REDIS, role, environment)),
                 "PENSTOCK_RABBITMQ_URL": address(configuration, Service.RABBITMQ, role, environment).url,
                 **own,
             },
@@ -97,6 +97,13 @@ def streams(
     }
     yield stream("collector", Role.COLLECTOR, database)
     yield stream("dead_letters", Role.COLLECTOR, database)
+
+
+def _redis(found: Address) -> dict[str, str]:
+    own = {"PENSTOCK_REDIS_URL": found.urls}
+    if found.scheme.endswith("+sentinel"):
+        return {**own, "PENSTOCK_REDIS_KIND": "failover", "PENSTOCK_REDIS_MASTER": found.path}
+    return {**own, "PENSTOCK_REDIS_KIND": "cluster"} if found.scheme.endswith("+cluster") else own
 
 
 def _for_libpq(found: Address) -> str:

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 from penstock.adapters.http import HttpClient
 from penstock.adapters.postgresql.preparing import prepare as prepare_postgresql
 from penstock.adapters.rabbitmq import management, topology
+from penstock.adapters.redis.address import Address as RedisAddress
+from penstock.adapters.redis.address import Kind
 from penstock.adapters.redis.checking import check_server
 from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.cluster import find_primaries, find_replicas
 from penstock.adapters.redis.library import load_library
+from penstock.adapters.redis.store import GOVERNING_S
 from penstock.adapters.redis.users import apply_users
 from penstock.adapters.redis.wire import Refusal
 from penstock.adapters.sql.definitions import record_definitions
@@ -70,15 +75,26 @@ def _postgresql(configuration: Configuration, environment: Mapping[str, str], te
 
 async def _redis(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
     users = accounts(configuration, Service.REDIS, environment)
-    client = RedisClient(redis_address(configuration, None), name="penstock-setup")
+    at = redis_address(configuration, None)
+    for primary in await find_primaries(at):
+        where = "redis" if at.kind is Kind.SINGLE else f"redis {primary.host}:{primary.port}"
+        async with _client(primary) as client:
+            await check_server(client, check_functions=False)
+            tell(f"{where}: the function library is {await load_library(client)}")
+            await _redis_users(client, where, users, tell)
+            replicas = () if at.kind is Kind.SINGLE else await find_replicas(client, at)
+        for replica in replicas:  # they copy the library, and not the users
+            async with _client(replica) as client:
+                await check_server(client, check_functions=False)
+                await _redis_users(client, f"redis {replica.host}:{replica.port}", users, tell)
+
+
+@asynccontextmanager
+async def _client(at: RedisAddress) -> AsyncIterator[RedisClient]:
+    client = RedisClient(at, name="penstock-setup", bound_s=GOVERNING_S)
     try:
         await client.start()
-        await check_server(client, check_functions=False)
-        tell(f"redis: the function library is {await load_library(client)}")
-        template = (templates() / "redis" / "users.acl").read_text(encoding="utf-8")
-        applied = await apply_users(client, template=template, passwords=users)
-        kept = "" if applied.are_kept or not users else "; Redis forgets them at a restart, since it has no `aclfile`"
-        tell(f"redis: {_users(users)}{kept}")
+        yield client
     except Refusal as refusal:
         raise StoreUnavailable(
             f"Redis refused what setup must do: {refusal}; give stores.redis.username an account that may load "
@@ -86,6 +102,13 @@ async def _redis(configuration: Configuration, environment: Mapping[str, str], t
         ) from refusal
     finally:
         await client.close()
+
+
+async def _redis_users(client: RedisClient, where: str, users: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    template = (templates() / "redis" / "users.acl").read_text(encoding="utf-8")
+    applied = await apply_users(client, template=template, passwords=users)
+    kept = "" if applied.are_kept or not users else "; Redis forgets them at a restart, since it has no `aclfile`"
+    tell(f"{where}: {_users(users)}{kept}")
 
 
 async def _rabbitmq(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:

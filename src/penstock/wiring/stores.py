@@ -15,6 +15,7 @@ from penstock.errors import ConfigurationError
 USER_PREFIX = "penstock_"
 VIRTUAL_HOST = "penstock"  # where the address names none
 _PORTS = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "amqp": 5672, "amqps": 5671}
+_PORTS_OF_SEVERAL = {"sentinel": 26379, "cluster": 6379}
 _TLS = frozenset({"rediss", "amqps"})
 
 
@@ -51,6 +52,7 @@ class Address:
     Args:
         path: Of the URL, without its slash: a database's number or name, or a virtual host.
         ca: File of the certificates to trust; None for the system's.
+        others: More hosts and ports, of ``redis+sentinel`` and ``redis+cluster``.
     """
 
     scheme: str
@@ -60,28 +62,38 @@ class Address:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     ca: Path | None = None
+    others: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_tls(self) -> bool:
         """Whether the scheme asks for TLS; PostgreSQL does where there is a ``ca``."""
-        return self.scheme in _TLS or (self.scheme == "postgresql" and self.ca is not None)
+        return self.scheme.partition("+")[0] in _TLS or (self.scheme == "postgresql" and self.ca is not None)
 
     @property
     def location(self) -> str:
         """The URL without the account."""
-        return f"{self.scheme}://{self._host}:{self.port}/{quote(self.path, safe='')}"
+        return f"{self.scheme}://{','.join(self._hosts)}/{quote(self.path, safe='')}"
 
     @property
     def url(self) -> str:
         """With the account in it, as most programs take it; a secret."""
-        if not self.username:
-            return self.location
-        account = f"{quote(self.username, safe='')}:{quote(self.password or '', safe='')}"
-        return f"{self.scheme}://{account}@{self._host}:{self.port}/{quote(self.path, safe='')}"
+        return f"{self.scheme}://{self._account}{','.join(self._hosts)}/{quote(self.path, safe='')}"
 
     @property
-    def _host(self) -> str:
-        return f"[{self.host}]" if ":" in self.host else self.host
+    def urls(self) -> str:
+        """One URL for each host, all with the account, separated by commas, as Bento takes them; a secret."""
+        scheme = self.scheme.partition("+")[0]
+        path = "" if scheme != self.scheme else f"/{quote(self.path, safe='')}"
+        return ",".join(f"{scheme}://{self._account}{host}{path}" for host in self._hosts)
+
+    @property
+    def _account(self) -> str:
+        return f"{quote(self.username, safe='')}:{quote(self.password or '', safe='')}@" if self.username else ""
+
+    @property
+    def _hosts(self) -> list[str]:
+        places = ((self.host, self.port), *self.others)
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places]
 
 
 def address(
@@ -107,10 +119,15 @@ def address(
         if store.password is not None:
             password = read_secret(store.password, environment=environment, what=f"stores.{service}.password")
     parts = urlsplit(store.url)
+    scheme, _, several = parts.scheme.partition("+")
+    port = _PORTS_OF_SEVERAL[several] if several else _PORTS[scheme]
+    hosts = [urlsplit(f"//{host}") for host in (parts.netloc.split(",") if several else [parts.netloc])]
+    first, *others = [(each.hostname or "", each.port or port) for each in hosts]
     return Address(
         scheme=parts.scheme,
-        host=parts.hostname or "",
-        port=parts.port or _PORTS[parts.scheme],
+        host=first[0],
+        port=first[1],
+        others=tuple(others),
         path=parts.path.strip("/"),
         username=username,
         password=password,

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
 
-PORT = 6379
+PORT: Final = 6379
+SENTINEL_PORT: Final = 26379
+
+
+class Kind(StrEnum):
+    """How the server that has a key is found."""
+
+    SINGLE = "single"
+    SENTINEL = "sentinel"  # its sentinels are asked which server is the primary
+    CLUSTER = "cluster"  # any of its nodes is asked which of them has which slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +28,8 @@ class Address:
     Args:
         tls: Set for ``rediss://``.
         username: None with a password is the user ``default``.
+        others: More sentinels, or more nodes of a cluster, to be asked beside ``host``.
+        service: What the sentinels call the primary.
     """
 
     host: str
@@ -25,40 +38,81 @@ class Address:
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    kind: Kind = Kind.SINGLE
+    others: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """Each (host, port) that the address names."""
+        return ((self.host, self.port), *self.others)
+
+    def at(self, host: str, port: int) -> Address:
+        """One server, with the same account."""
+        return replace(self, host=host, port=port, kind=Kind.SINGLE, others=(), service="")
 
     def __str__(self) -> str:
+        scheme = "rediss" if self.tls else "redis"
+        if self.kind is not Kind.SINGLE:
+            scheme = f"{scheme}+{self.kind}"
         account = f"{self.username}@" if self.username else ""
-        return f"{'rediss' if self.tls else 'redis'}://{account}{self.host}:{self.port}"
+        hosts = ",".join(f"{host}:{port}" for host, port in self.places)
+        return f"{scheme}://{account}{hosts}{f'/{self.service}' if self.service else ''}"
 
 
 def read_address(
     url: str, *, username: str | None = None, password: str | None = None, ca: Path | None = None
 ) -> Address:
-    """An address from ``redis[s]://[user[:password]@]host[:port][/database]``.
+    """An address from ``redis[s]://[user[:password]@]host[:port][/database]``, or of several servers.
+
+    ``redis+sentinel://host[:port],host[:port]/service`` names the sentinels that know a primary, and what they call it;
+    ``redis+cluster://host[:port],host[:port]`` any nodes of a cluster. ``rediss+...`` speaks TLS, to sentinels too.
+    The account is that of the servers; sentinels are asked without one.
 
     Args:
         username: Goes before the URL's, as ``password`` does.
         ca: Certificates (PEM) that vouch for the server instead of the system's.
 
     Raises:
-        ValueError: The URL is of another scheme or names no host.
+        ValueError: The URL is of another scheme, names no host, or names sentinels without a service.
         OSError: ``ca`` cannot be read.
 
     Example:
         >>> str(read_address("redis://127.0.0.1/2", username="penstock_api"))
         'redis://penstock_api@127.0.0.1:6379'
+        >>> str(read_address("redis+sentinel://a,b:7000/main"))
+        'redis+sentinel://a:26379,b:7000/main'
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError(
-            f"{parts.scheme}://{parts.hostname or ''} is no address of a Redis: redis[s]://host[:port][/database]"
-        )
-    tls = ssl.create_default_context(cafile=ca) if parts.scheme == "rediss" else None
+    scheme, _, named = parts.scheme.partition("+")
+    if scheme not in ("redis", "rediss") or named not in ("", Kind.SENTINEL, Kind.CLUSTER):
+        raise _no_address(parts)
+    kind = Kind(named) if named else Kind.SINGLE
+    account, _, hosts = parts.netloc.rpartition("@")
+    port = SENTINEL_PORT if kind is Kind.SENTINEL else PORT
+    places = [(each.hostname or "", each.port or port) for each in (urlsplit(f"//{host}") for host in hosts.split(","))]
+    path = parts.path.strip("/")
+    if not all(host for host, _ in places) or (kind is Kind.SINGLE and len(places) > 1):
+        raise _no_address(parts)
+    if kind is Kind.SENTINEL and not path:
+        raise ValueError(f"{parts.scheme}://{hosts} does not say what the sentinels call the primary; add /<service>")
+    own, _, secret = account.partition(":")
     return Address(
-        host=parts.hostname,
-        port=parts.port or PORT,
-        database=int(parts.path.strip("/") or 0),
-        tls=tls,
-        username=username or (unquote(parts.username) if parts.username else None),
-        password=password or (unquote(parts.password) if parts.password else None),
+        host=places[0][0],
+        port=places[0][1],
+        database=int(path or 0) if kind is Kind.SINGLE else 0,
+        tls=ssl.create_default_context(cafile=ca) if scheme == "rediss" else None,
+        username=username or unquote(own) or None,
+        password=password or unquote(secret) or None,
+        kind=kind,
+        others=tuple(places[1:]),
+        service=path if kind is Kind.SENTINEL else "",
+    )
+
+
+def _no_address(parts: SplitResult) -> ValueError:
+    hosts = parts.netloc.rpartition("@")[2]
+    return ValueError(
+        f"{parts.scheme}://{hosts} is no address of a Redis: redis[s]://host[:port][/database], "
+        "redis+sentinel://host[:port],.../service or redis+cluster://host[:port],..."
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.library import VERSION
-from penstock.adapters.redis.wire import Refusal, Wire
+from penstock.adapters.redis.wire import Refusal, Wire, pack
+from penstock.adapters.redis.wire import read_info as read_info
 from penstock.errors import ConfigurationError
 
 REDIS_LEAST: Final = (7, 0)
@@ -40,17 +41,6 @@ async def check_server(client: RedisClient, *, check_functions: bool = True) -> 
         problems += await _library_problems(client)
     if problems:
         raise ConfigurationError(tuple(problems))
-
-
-def read_info(reply: bytes) -> dict[str, str]:
-    """The fields of an ``INFO`` reply.
-
-    Example:
-        >>> read_info(b"# Server\\r\\nredis_version:7.0.15\\r\\n")
-        {'redis_version': '7.0.15'}
-    """
-    lines = (line.partition(":") for line in reply.decode().splitlines() if ":" in line and not line.startswith("#"))
-    return {name: value for name, _, value in lines}
 
 
 def server_problems(told: dict[str, str]) -> list[str]:

@@ -15,10 +15,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-import hiredis
-
-from penstock.adapters.redis.address import Address
+from penstock.adapters.redis.address import Address, Kind
+from penstock.adapters.redis.sentinel import find_primary
 from penstock.adapters.redis.wire import Refusal, Wire, WireLost
+from penstock.adapters.redis.wire import pack as pack
 from penstock.errors import StoreUnavailable
 
 log = logging.getLogger("penstock.adapters.redis")
@@ -34,28 +34,28 @@ _USELESS = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAG
 _FAULTS = (OSError, WireLost)  # a TimeoutError is an OSError
 
 
-def pack(*words: Any) -> bytes:
-    """A command as Redis reads it.
-
-    Example:
-        >>> pack("GET", "a")
-        b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
-    """
-    return bytes(hiredis.pack_command(words))
+_ELSEWHERE = b"elsewhere"
+Greet = Callable[[Wire], Awaitable[None]]
+Restarted = Callable[[Wire, Callable[[str], bool]], Awaitable[None]]
 
 
-async def _nothing(_: Wire) -> None:
-    return
+async def nothing(*_: Any) -> None:
+    """A hook that does nothing."""
+
+
+def _all(_: str) -> bool:
+    return True
 
 
 class RedisClient:
-    """One connection at a time, replaced when it is lost.
+    """One connection at a time, replaced when it is lost. To one server, or to the primary that sentinels name.
 
     Args:
         name: Shown by ``CLIENT LIST``.
         bound_s: The longest that one attempt at a command may take, in seconds; there are two.
         greet: Asked once of each new wire, before any command; its ``Refusal`` keeps the wire from being used.
-        restarted: Told of each new wire that leads to another run of Redis than the one before.
+        restarted: Told of each new wire that leads to another run of Redis than the one before, and of whom that has.
+        serves: Which organisations this server has: all, unless it is a node of a cluster.
     """
 
     def __init__(
@@ -64,14 +64,16 @@ class RedisClient:
         *,
         name: str = "penstock",
         bound_s: float = BOUND_S,
-        greet: Callable[[Wire], Awaitable[None]] = _nothing,
-        restarted: Callable[[Wire], Awaitable[None]] = _nothing,
+        greet: Greet = nothing,
+        restarted: Restarted = nothing,
+        serves: Callable[[str], bool] = _all,
     ) -> None:
         self._address = address
         self._name = name
         self._bound_s = bound_s
         self._greet = greet
         self._restarted = restarted
+        self._serves = serves
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[Wire] | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -98,8 +100,16 @@ class RedisClient:
         if self._wire is not None:
             self._wire.close()
 
-    async def ask(self, command: bytes) -> Any:
+    def distrust(self) -> None:
+        """What another server had is here now, and its end may be lost: the next wire leads to another run."""
+        self._drop()
+        self._run_id = _ELSEWHERE
+
+    async def ask(self, command: bytes, _of: str | int = 0) -> Any:
         """The reply to a packed command.
+
+        Args:
+            _of: The organisation, or its partition, that the command's keys belong to: one server has them all.
 
         Raises:
             StoreUnavailable: No reply in time, twice, or Redis was away already. Whether it was carried out is unknown.
@@ -142,8 +152,8 @@ class RedisClient:
 
     async def _connect(self) -> Wire:
         loop = asyncio.get_running_loop()
-        at = self._address
         async with asyncio.timeout(CONNECT_S):
+            at = self._address if self._address.kind is Kind.SINGLE else await find_primary(self._address)
             _, wire = await loop.create_connection(
                 lambda: Wire(bound_s=self._bound_s), at.host, at.port, ssl=at.tls,
                 server_hostname=at.host if at.tls else None,
@@ -157,8 +167,8 @@ class RedisClient:
                 wire.close()
                 raise
         if self._run_id and run_id != self._run_id:
-            log.warning("Redis was started anew", extra={"address": str(at)})
-            await self._restarted(wire)
+            log.warning("Redis was started anew, or is another", extra={"address": str(at)})
+            await self._restarted(wire, self._serves)
         self._run_id = run_id
         self._wire = wire
         return wire
@@ -166,7 +176,7 @@ class RedisClient:
     async def _introduced(self, wire: Wire) -> bytes:
         """Say who we are, and what greets; the id of the server's run. One round trip: time is short, and shared."""
         at = self._address
-        commands = [pack("CLIENT", "SETNAME", self._name), pack("INFO", "server")]
+        commands = [pack("CLIENT", "SETNAME", self._name), pack("INFO", "server", "replication")]
         if at.database:
             commands.insert(0, pack("SELECT", at.database))
         if at.password is not None:
@@ -177,6 +187,8 @@ class RedisClient:
             if isinstance(reply, BaseException):
                 raise reply
         told = cast(bytes, replies[-2])
+        if self._address.kind is Kind.SENTINEL and b"\r\nrole:master\r\n" not in told:
+            raise WireLost("the sentinels name a server that is no primary (yet, or any more)")
         return told.partition(b"run_id:")[2].partition(b"\r")[0]
 
     def _drop(self) -> None:

@@ -7,7 +7,8 @@ from enum import StrEnum
 from importlib.resources import files
 from typing import Any, Final
 
-from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.wire import pack
 
 SOURCE: Final = files("penstock.adapters.redis").joinpath("penstock.lua").read_text(encoding="utf-8")
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.adapters.redis.address import Address
-from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.cluster import client_of
 from penstock.adapters.redis.translating import PARTITIONS, outbox_key, read_event
-from penstock.adapters.redis.wire import Refusal
+from penstock.adapters.redis.wire import Refusal, pack
 from penstock.errors import StoreUnavailable
 from penstock.quota.events import Event
 
@@ -33,7 +33,7 @@ class Outbox:
     """The outboxes of every partition. Its calls are bounded by ``bound_s`` seconds each, and tried twice."""
 
     def __init__(self, address: Address, *, name: str = "penstock-outbox", bound_s: float = 5.0) -> None:
-        self._client = RedisClient(address, name=name, bound_s=bound_s)
+        self._client = client_of(address, name=name, bound_s=bound_s)
 
     async def start(self) -> None:
         """Connect.
@@ -47,9 +47,9 @@ class Outbox:
         """End the connection."""
         await self._client.close()
 
-    async def _ask(self, command: bytes) -> Any:
+    async def _ask(self, command: bytes, partition: int) -> Any:
         try:
-            return await self._client.ask(command)
+            return await self._client.ask(command, partition)
         except Refusal as refusal:
             raise StoreUnavailable(f"Redis refuses the outbox: {refusal}; run `penstock setup`") from refusal
 
@@ -59,7 +59,7 @@ class Outbox:
         Raises:
             StoreUnavailable: No answer in time, or the account may not.
         """
-        replies = await asyncio.gather(*(self._ask(pack("XLEN", outbox_key(p))) for p in range(PARTITIONS)))
+        replies = await asyncio.gather(*(self._ask(pack("XLEN", outbox_key(p)), p) for p in range(PARTITIONS)))
         return {partition: count for partition, count in enumerate(replies) if count}
 
     async def read(
@@ -80,7 +80,7 @@ class Outbox:
         """
         positions = after or {}
         asked = [
-            self._ask(pack("XRANGE", outbox_key(p), f"({positions.get(p, START)}", "+", "COUNT", count_max))
+            self._ask(pack("XRANGE", outbox_key(p), f"({positions.get(p, START)}", "+", "COUNT", count_max), p)
             for p in partitions
         ]
         found = zip(partitions, await asyncio.gather(*asked), strict=True)
@@ -93,7 +93,7 @@ class Outbox:
             StoreUnavailable: No answer in time, or the account may not.
         """
         asked = [
-            self._ask(pack("XTRIM", outbox_key(partition), "MINID", "=", _next_id(last)))
+            self._ask(pack("XTRIM", outbox_key(partition), "MINID", "=", _next_id(last)), partition)
             for partition, last in through.items()
         ]
         return sum(await asyncio.gather(*asked))

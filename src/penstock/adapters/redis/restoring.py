@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from penstock.adapters.redis.address import Address
-from penstock.adapters.redis.client import RedisClient, pack
+from penstock.adapters.redis.cluster import client_of
 from penstock.adapters.redis.translating import keys_of
+from penstock.adapters.redis.wire import pack
 from penstock.errors import StoreUnavailable
 from penstock.quota.events import Event
 from penstock.quota.limits import parse_limit_id
@@ -27,7 +28,7 @@ class Restorer:
     """Calls ``penstock_restore``, between the define and the marker of a rebuild."""
 
     def __init__(self, address: Address, *, name: str = "penstock-restore") -> None:
-        self._client = RedisClient(address, name=name, bound_s=BOUND_S)
+        self._client = client_of(address, name=name, bound_s=BOUND_S)
 
     async def start(self) -> None:
         """Connect.
@@ -64,7 +65,7 @@ class Restorer:
                 "tombstones": tombstones[start : start + TOMBSTONES_PER_CALL],
             }
             reply = await self._client.ask(
-                pack("FCALL", "penstock_restore", "5", *keys_of(organisation), _encode(argument))
+                pack("FCALL", "penstock_restore", "5", *keys_of(organisation), _encode(argument)), organisation
             )
             answer = msgspec.json.decode(reply)
             if answer["answer"] != "Done":

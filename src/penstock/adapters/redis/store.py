@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar, cast
 from penstock.adapters.redis.address import Address, read_address
 from penstock.adapters.redis.checking import check_library, check_server
 from penstock.adapters.redis.client import BOUND_S, RETRY_AFTER_MS, RedisClient
+from penstock.adapters.redis.cluster import client_of, find_primaries
 from penstock.adapters.redis.replaying import Acknowledged
 from penstock.adapters.redis.translating import read_answer, write_call
 from penstock.adapters.redis.wire import Refusal, Wire
@@ -64,8 +65,8 @@ class RedisStore:
         self._acknowledged = Acknowledged()
         self._tells_again = tells_again
         self._losses: dict[str, asyncio.Task[None]] = {}
-        self._calls = RedisClient(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
-        self._governing = RedisClient(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
+        self._calls = client_of(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
+        self._governing = client_of(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
 
     @property
     def failure(self) -> str | None:
@@ -79,16 +80,17 @@ class RedisStore:
             ConfigurationError: It may evict or lose what it is told, is too old, or lacks the library: all, with fixes.
             StoreUnavailable: It cannot be reached, or refuses the account.
         """
-        asking = RedisClient(self._address, name=self._name)
-        try:
-            await asking.start()
-            await check_server(asking)
-        except Refusal as refusal:
-            raise StoreUnavailable(
-                f"{self._address} refuses what a start must ask: {refusal}; run `penstock setup`"
-            ) from refusal
-        finally:
-            await asking.close()
+        for primary in await find_primaries(self._address):
+            asking = RedisClient(primary, name=self._name)
+            try:
+                await asking.start()
+                await check_server(asking)
+            except Refusal as refusal:
+                raise StoreUnavailable(
+                    f"{primary} refuses what a start must ask: {refusal}; run `penstock setup`"
+                ) from refusal
+            finally:
+                await asking.close()
         for client in (self._calls, self._governing):
             await client.start()
 
@@ -104,7 +106,7 @@ class RedisStore:
         """
         client = self._governing if isinstance(call, _GOVERNING) else self._calls
         try:
-            reply = await client.ask(write_call(call))
+            reply = await client.ask(write_call(call), call.organisation)
         except Refusal as refusal:
             raise _translated(refusal, call) from refusal
         answer = read_answer(reply)
@@ -122,9 +124,9 @@ class RedisStore:
         await self._calls.close()
         await self._governing.close()
 
-    async def _tell_again(self, wire: Wire) -> None:
+    async def _tell_again(self, wire: Wire, serves: Callable[[str], bool]) -> None:
         """Restore what a Redis that was started anew may have lost, before anything else is asked of it."""
-        calls = list(self._acknowledged.again(self._now_ms()))
+        calls = [call for call in self._acknowledged.again(self._now_ms()) if serves(call.organisation)]
         answers: Counter[str] = Counter()
         for first in range(0, len(calls), AT_ONCE):
             asked = [wire.send(write_call(call)) for call in calls[first : first + AT_ONCE]]
@@ -194,7 +196,7 @@ async def open_store(
     """The store at a URL, checked and connected; closed at the end.
 
     Args:
-        url: ``redis[s]://host[:port][/database]``.
+        url: See ``read_address``.
         username: Of an account that ``penstock setup`` made; goes before the URL's, as ``password`` does.
         ca: Certificates (PEM) that vouch for the server instead of the system's.
         bound_s: See ``RedisStore``, as for ``tells_again``.

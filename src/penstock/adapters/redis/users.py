@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from penstock.adapters.redis.client import RedisClient, pack
-from penstock.adapters.redis.wire import Refusal
+from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.wire import Refusal, pack
 
 PREFIX = "penstock_"
 

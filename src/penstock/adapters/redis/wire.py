@@ -14,6 +14,27 @@ import hiredis
 OVERDUE_S: Final = 0.002
 
 
+def pack(*words: Any) -> bytes:
+    """A command as Redis reads it.
+
+    Example:
+        >>> pack("GET", "a")
+        b'*2\r\n$3\r\nGET\r\n$1\r\na\r\n'
+    """
+    return bytes(hiredis.pack_command(words))
+
+
+def read_info(reply: bytes) -> dict[str, str]:
+    """The fields of an ``INFO`` reply.
+
+    Example:
+        >>> read_info(b"# Server\\r\\nredis_version:7.0.15\\r\\n")
+        {'redis_version': '7.0.15'}
+    """
+    lines = (line.partition(":") for line in reply.decode().splitlines() if ":" in line and not line.startswith("#"))
+    return {name: value for name, _, value in lines}
+
+
 class WireLost(Exception):
     """The connection ended, or a reply took longer than its bound. Whether the command was carried out is unknown."""
 
