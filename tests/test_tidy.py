@@ -32,6 +32,9 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 
 # "path::function": why this test must wait for the clock of the machine.
 REVIEWED_SLEEPS: dict[str, str] = {
+    "tests/adapters/redis/test_failovers.py::_insist": "a load goes on while a server is replaced",
+    "tests/adapters/redis/test_failovers.py::until_answered": "a server is back when it answers",
+    "tests/adapters/redis/test_failovers.py::until_true": "a load grows by itself",
     "tests/adapters/redis/test_failures.py::known": "another store tells Redis again when it is back; Redis is asked",
     "tests/adapters/redis/test_failures.py::usable": "Redis is back when a call is answered; it is asked until one is",
     "tests/system/deployments.py::until": "asks a running service over HTTP; nothing tells when a job has begun",
