@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from penstock.quota.events import EventKind, Usage
 from penstock.quota.operations import Call, Reserve, Settle, Void
+from penstock.quota.records import record
 
 A = TypeVar("A")
 
@@ -306,7 +307,7 @@ class WorkQueue(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class UpstreamRequest:
     """One HTTP request to a model server.
 

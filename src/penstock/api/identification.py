@@ -7,7 +7,7 @@ from itertools import count
 from random import SystemRandom
 
 _HARMLESS = re.compile(rb"[A-Za-z0-9_-]{1,64}").fullmatch
-_process = SystemRandom().getrandbits(64)
+_process = f"{SystemRandom().getrandbits(64):016x}"
 _numbers = count(1)
 
 
@@ -20,4 +20,4 @@ def request_id(asked: bytes | None) -> str:
     """
     if asked is not None and _HARMLESS(asked):
         return asked.decode()
-    return f"{_process:016x}{next(_numbers):016x}"
+    return f"{_process}{next(_numbers):016x}"

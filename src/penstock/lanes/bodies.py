@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +11,7 @@ from penstock.lanes.counting import Bounds, choice_tokens, reported_usage
 from penstock.lanes.models import ServedModel
 from penstock.lanes.requests import InferenceRequest
 from penstock.quota.events import Usage
+from penstock.quota.records import record
 
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 MESSAGE_CHARACTERS_MAX: Final = 1000
@@ -45,7 +45,7 @@ def upstream_body(request: InferenceRequest, model: ServedModel) -> bytes:
     return _encode(body)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """A whole answer. ``usage`` is the server's checked report; ``tokens`` were counted here if there is none."""
 

@@ -7,17 +7,17 @@ Counting here is an estimate by design: it charges what arrived, and every such 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
 from penstock.quota.events import Usage, UsageSource
+from penstock.quota.records import record
 
 MESSAGE_TOKENS: Final = 4  # what a chat template puts around one message, as a rule
 _NOT_TEXT: Final = frozenset({"role", "id", "type", "index"})  # of a streamed delta: no model wrote these
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What one request can have used at most.
 

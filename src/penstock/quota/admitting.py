@@ -181,7 +181,8 @@ def first_refusal(counters: Iterable[Counter], amounts: Amounts, totals: Amounts
     """Roll and check every counter; ``amounts`` are to be added, so that ``totals`` are held."""
     worst = None
     for counter in counters:
-        roll(counter, now_ms)
+        if now_ms >= counter.ends_at_ms:  # always, but of a window that goes on
+            roll(counter, now_ms)
         amount = amounts[counter.unit]
         if amount > available(counter) or not counter.cap:
             refused = refusal(counter, totals[counter.unit])
@@ -233,13 +234,14 @@ def _admit(
         reservation.rates, reservation.concurrency = plan.rates, plan.concurrency
         reservation.running = True
         open_until(account, reservation, lease_ends_ms(call.job_deadline_ms, now_ms))
+        stand = tuple([reading(counter, now_ms) for counter in plan.counters])  # the check has rolled them
     else:
         for counter in plan.window_counters:
             hold(counter, amounts[counter.unit])
         enqueue(reservation, plan)
         open_until(account, reservation, call.job_deadline_ms)
         record(account, reservation, EventKind.RESERVED, now_ms)
-    stand = readings(plan.counters, now_ms)  # rolls what a job has not asked
+        stand = readings(plan.counters, now_ms)  # rolls what a job has not asked
     return Reserved(reservation.due_at_ms, reservation.tokens_held, stand, account.epoch, account.definitions.shard)
 
 

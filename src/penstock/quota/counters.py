@@ -164,8 +164,16 @@ def pour(counter: Counter, amount: int) -> None:
 
 
 def reading(counter: Counter, now_ms: int) -> Reading:
-    """A rolled counter, for the rate-limit headers."""
-    return Reading(counter.limit, counter.cap, max(0, available(counter)), resets_in_ms(counter, now_ms))
+    """A rolled counter, for the rate-limit headers: ``available``, never negative, and ``resets_in_ms`` in one."""
+    kind, cap = counter.kind, counter.cap
+    if kind is WINDOW:
+        left, reset_ms = cap - counter.used - counter.held, counter.ends_at_ms - now_ms
+    elif kind is RATE or kind is STRICT_RATE:
+        level, period_ms = counter.level, counter.period_ms
+        left, reset_ms = level // period_ms, -(-(cap * period_ms - level) // cap) if cap else 0
+    else:
+        left, reset_ms = cap - counter.held, 0
+    return Reading(counter.limit, cap, left if left > 0 else 0, reset_ms)
 
 
 def standing(counter: Counter, now_ms: int) -> LimitStanding:

@@ -6,10 +6,10 @@ the counters needs, so that the ledger alone can restore them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from penstock.quota.definitions import Price
+from penstock.quota.records import record
 
 
 class EventKind(StrEnum):
@@ -31,7 +31,7 @@ class UsageSource(StrEnum):
     NONE = "none"  # nothing was counted: voids, expiries without a touch
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Usage:
     """Tokens really used. ``cached`` is a part of ``prompt``."""
 
@@ -41,7 +41,7 @@ class Usage:
     source: UsageSource = UsageSource.UPSTREAM
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Charge:
     """Per metric, what one event posted: tokens, requests, nano-dollars."""
 
@@ -50,7 +50,7 @@ class Charge:
     cost_nanos: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Amount:
     """What one event posted to one window of one limit, in the limit's unit."""
 
@@ -59,7 +59,7 @@ class Amount:
     amount: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Event:
     """One row of the ledger.
 

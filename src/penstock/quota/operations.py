@@ -12,12 +12,12 @@ POSTED, VOIDED and LATE are terminal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 from penstock.quota.definitions import Definitions
 from penstock.quota.events import Event, Usage
+from penstock.quota.records import record
 
 A = TypeVar("A")
 
@@ -50,7 +50,7 @@ class Refusal(StrEnum):
 # --- answers -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reading:
     """One limit that a request fell under, as it stands after the call; for the rate-limit headers.
 
@@ -67,7 +67,7 @@ class Reading:
     resets_in_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reserved:
     """OK: everything is held, or was already held by the same attempt. A job's acquire names this ``epoch``.
 
@@ -81,7 +81,7 @@ class Reserved:
     shard: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Denied:
     """DENY: one limit refused, nothing is held. Names the limit with the longest wait, ties by limit id."""
 
@@ -93,53 +93,53 @@ class Denied:
     readings: tuple[Reading, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Duplicate:
     """DUP: the id is known with the same fingerprint; this is its state."""
 
     state: State
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Mismatch:
     """MISMATCH: the id is known with another fingerprint."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NoKey:
     """NOKEY: one answer for a key that is unknown, wrong, revoked or expired."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OutOfScope:
     """NOSCOPE: the key is right, but its scope excludes this. ``what`` is "model", "route" or "cost"."""
 
     what: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NotReady:
     """NOTREADY: no epoch, the state was lost or never defined. Never counted as zero."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ClockSkew:
     """CLOCK: the caller's clock and the store's differ by more than 30 s."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Invalid:
     """INVALID: an argument is out of bounds (more than 2^31 tokens in a call, more than 32 limits, no such model)."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Unknown:
     """UNKNOWN: no such reservation."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Settled:
     """OK to settle or post: ``state`` is POSTED, or LATE after an expiry. ``cost_nanos`` is what was posted now."""
 
@@ -147,64 +147,64 @@ class Settled:
     cost_nanos: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Done:
     """OK to void, published, cancel, define, reassert."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Touched:
     """OK to touch: the lease now ends at ``deadline_ms``."""
 
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancelled:
     """CANCELLED: someone cancelled; stop the work and settle what was produced."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Extended:
     """OK to extend: ``tokens_held`` is the hold's total now."""
 
     tokens_held: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Run:
     """RUN: the executor may run the job; its lease ends at ``deadline_ms``."""
 
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wait:
     """WAIT: a rate or the concurrency refuses for now."""
 
     retry_after_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Never:
     """NEVER: a cap was lowered below the job, which is voided."""
 
     limit: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Gone:
     """GONE: voided, cancelled, settled, expired or published; acknowledge the message and drop it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Swept:
     """How many due reservations were expired or returned to queued."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LimitStanding:
     """One limit as it stands, rolled to now: amounts in the limit's unit, ``used`` of the current window or 0."""
 
@@ -219,7 +219,7 @@ class LimitStanding:
     resets_in_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hold:
     """One open reservation. ``amounts`` are (limit id, amount held), concurrency included, rates not."""
 
@@ -234,7 +234,7 @@ class Hold:
     acquired: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Inspected:
     """The organisation's limits, sorted by id, and open holds, sorted by reservation."""
 
@@ -244,7 +244,7 @@ class Inspected:
     holds: tuple[Hold, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seen:
     """One reservation as it is stored, overdue or not.
 
@@ -270,7 +270,7 @@ class Seen:
     touched_completion: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Refused:
     """A define was refused: its version is older, or it puts more than 32 limits on one request."""
 
@@ -280,7 +280,7 @@ class Refused:
 # --- calls ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Call(Generic[A]):
     """One operation; ``A`` is the union of its answers.
 
@@ -296,7 +296,7 @@ class Call(Generic[A]):
 ReserveAnswer = Reserved | Denied | Duplicate | Mismatch | NoKey | OutOfScope | NotReady | ClockSkew | Invalid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ReserveArguments(Call[A]):
     """What a caller knows of a request. It says nothing about limits or prices: those lie beside the counters.
 
@@ -329,7 +329,7 @@ class ReserveArguments(Call[A]):
     job_deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Reserve(ReserveArguments[ReserveAnswer]):
     """Check the key, size the request, check every limit, then hold all or nothing."""
 
@@ -337,7 +337,7 @@ class Reserve(ReserveArguments[ReserveAnswer]):
 SettleAnswer = Settled | Duplicate | Unknown | NotReady | Invalid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Settle(Call[SettleAnswer]):
     """OPEN -> POSTED with what was really used; EXPIRED -> LATE, once."""
 
@@ -348,7 +348,7 @@ class Settle(Call[SettleAnswer]):
 VoidAnswer = Done | Duplicate | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Void(Call[VoidAnswer]):
     """OPEN -> VOIDED, nothing charged. Of an absent id: VOIDED, so that its delayed reserve finds it."""
 
@@ -359,7 +359,7 @@ class Void(Call[VoidAnswer]):
 TouchAnswer = Touched | Cancelled | Duplicate | Unknown | NotReady | Invalid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Touch(Call[TouchAnswer]):
     """Renew the lease and record progress, merged by maximum."""
 
@@ -371,7 +371,7 @@ class Touch(Call[TouchAnswer]):
 AcquireAnswer = Run | Wait | Never | Gone | NotReady | ClockSkew | Invalid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Acquire(ReserveArguments[AcquireAnswer]):
     """The executor's claim for a queued job: takes rates and concurrency; ``epoch`` is that of its reserve."""
 
@@ -381,7 +381,7 @@ class Acquire(ReserveArguments[AcquireAnswer]):
 PublishedAnswer = Done | Duplicate | Unknown | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Published(Call[PublishedAnswer]):
     """The result's publish is confirmed: concurrency is freed, acquire answers GONE from then on."""
 
@@ -391,7 +391,7 @@ class Published(Call[PublishedAnswer]):
 CancelAnswer = Done | Duplicate | Unknown | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Cancel(Call[CancelAnswer]):
     """A queued job is voided at once; a running one is marked, and its next touch answers CANCELLED."""
 
@@ -401,7 +401,7 @@ class Cancel(Call[CancelAnswer]):
 ExtendAnswer = Extended | Denied | Duplicate | Unknown | NotReady | Invalid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Extend(Call[ExtendAnswer]):
     """Raise the hold to ``total_tokens``; a smaller total changes nothing."""
 
@@ -412,7 +412,7 @@ class Extend(Call[ExtendAnswer]):
 SweepAnswer = Swept | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Sweep(Call[SweepAnswer]):
     """Expire up to ``count_max`` due reservations."""
 
@@ -422,7 +422,7 @@ class Sweep(Call[SweepAnswer]):
 DefineAnswer = Done | Refused
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Define(Call[DefineAnswer]):
     """Set keys, limits, models and prices. Rolls each counter with its old cap first; touches no open hold."""
 
@@ -430,7 +430,7 @@ class Define(Call[DefineAnswer]):
     definitions: Definitions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Ready(Call[DefineAnswer]):
     """Declare the state whole and let admissions begin: ``epoch`` must be above the one before.
 
@@ -443,7 +443,7 @@ class Ready(Call[DefineAnswer]):
 ReassertAnswer = Done | Duplicate | Refused | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Reassert(Call[ReassertAnswer]):
     """Force a hold again after the store lost it. ``renewed_at_ms`` is when the caller last renewed its lease."""
 
@@ -457,7 +457,7 @@ class Reassert(Call[ReassertAnswer]):
 PostAnswer = Settled | Duplicate | NotReady | Invalid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Post(Call[PostAnswer]):
     """Forced posting of an id that the store does not know, windows only, once. Of a known id it is settle."""
 
@@ -469,7 +469,7 @@ class Post(Call[PostAnswer]):
 InspectAnswer = Inspected | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Inspect(Call[InspectAnswer]):
     """Read every limit and open hold; writes nothing. For people, the audit and the usage page."""
 
@@ -477,7 +477,7 @@ class Inspect(Call[InspectAnswer]):
 LookAnswer = Seen | Unknown | NotReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Look(Call[LookAnswer]):
     """Read one reservation; writes nothing, and an overdue one is left to the sweep."""
 

@@ -38,7 +38,8 @@ def cost_nanos_max(price: Price, prompt: int, completion: int) -> int:
         >>> cost_nanos_max(Price(prompt_picos=2000, cached_picos=1000), 10, 0)
         20
     """
-    return max(cost_nanos(price, prompt, 0, completion), cost_nanos(price, prompt, prompt, completion))
+    cached = prompt if price.cached_picos > price.prompt_picos else 0
+    return cost_nanos(price, prompt, cached, completion)
 
 
 def cost_nanos_min(price: Price, prompt: int, completion: int) -> int:
@@ -48,4 +49,5 @@ def cost_nanos_min(price: Price, prompt: int, completion: int) -> int:
         >>> cost_nanos_min(Price(prompt_picos=2000, cached_picos=1000), 10, 0)
         10
     """
-    return min(cost_nanos(price, prompt, 0, completion), cost_nanos(price, prompt, prompt, completion))
+    cached = prompt if price.cached_picos < price.prompt_picos else 0
+    return cost_nanos(price, prompt, cached, completion)

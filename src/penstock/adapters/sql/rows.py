@@ -18,9 +18,12 @@ from penstock.adapters.sql.tables import bucket_states, epochs, ledger, reservat
 from penstock.quota.definitions import Price
 from penstock.quota.events import Amount, Charge, Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import created_at_ms
-from penstock.quota.limits import MONTH_MS, window_id
+from penstock.quota.limits import DAY_MS, MONTH_MS, window_id
 
 UNDATED = 197001  # the month of ids that carry no time: they begin with twelve zeros
+
+_DAYS_KEPT_MAX = 4096
+_months: dict[int, int] = {}  # by days since 1970
 
 _encode = msgspec.json.Encoder().encode
 
@@ -72,8 +75,15 @@ def month_of(reservation: str) -> int:
         >>> month_of('018bcfe56800000000000000000000ff')
         202311
     """
-    year, month = divmod(window_id(MONTH_MS, 0, created_at_ms(reservation)), 12)
-    return year * 100 + month + 1
+    day = created_at_ms(reservation) // DAY_MS
+    known = _months.get(day)
+    if known is not None:
+        return known
+    if len(_months) >= _DAYS_KEPT_MAX:
+        _months.clear()
+    year, month = divmod(window_id(MONTH_MS, 0, day * DAY_MS), 12)
+    _months[day] = year * 100 + month + 1
+    return _months[day]
 
 
 def to_row(event: Event, *, month: int | None = None) -> tuple[Any, ...]:
