@@ -45,7 +45,7 @@ def test_not_one_token_is_admitted_over_a_limit_and_all_accounts_agree(seed: int
     assert found["ledger and clients differ"] == []
     assert found["attempts"] >= attempts
     assert found["instants observed"] > attempts
-    assert sum(share >= 950 for share in found["fullest, per mille"].values()) >= 5, "limits were fought over"
+    assert sum(share >= 950 for share in found["fullest, per mille"].values()) >= 4, "limits were fought over"
     assert {"Settle Settled late", "Settle Duplicate posted", "Void Done", "Extend Extended"} <= set(found["answers"])
 
 

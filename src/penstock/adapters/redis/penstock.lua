@@ -65,6 +65,7 @@ local SKEW_MS = 30000
 local WAIT_MS = 1000
 local INLINE_MAX = 4
 local LIMITS_MAX = 32
+local DEPTH_MAX = 32
 local TOKENS_MAX = 2147483648
 local BODY_UNBOUNDED = 2147483647
 local EXACT_MAX = 4503599627370496 -- 2^52
@@ -83,7 +84,10 @@ local function bind()
   concat, sort, unpack_table = table.concat, table.sort, unpack
   pack_text, unpack_text = cmsgpack.pack, cmsgpack.unpack
   pack_struct, unpack_struct = struct.pack, struct.unpack
-  decode, encode, null = cjson.decode, cjson.encode, cjson.null
+  local json = cjson.new() -- one of our own, so that settings here change nothing for others
+  json.decode_invalid_numbers(false)
+  json.decode_max_depth(DEPTH_MAX)
+  decode, encode, null = json.decode, json.encode, cjson.null
   pairs_of = pairs
   is_table = function(value) return type(value) == 'table' end
 end
@@ -765,6 +769,17 @@ local function is_whole(value, least, most)
   return type(value) == 'number' and value == floor(value) and value >= least and value <= most
 end
 
+local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
+  {'completion_picos', 0, 1073741824}, {'request_picos', 0, 1099511627776}}
+
+local function are_prices(price)
+  for index = 1, #PRICE_BOUNDS do
+    local bounds = PRICE_BOUNDS[index]
+    if not is_whole(price[bounds[1]], bounds[2], bounds[3]) then return false end
+  end
+  return true
+end
+
 local REQUEST_BOUNDS = {
   {'body_bytes', 0, BODY_UNBOUNDED, '2147483647'}, {'prompts', 1, TOKENS_MAX, '2147483648'},
   {'prompt_tokens', 0, TOKENS_MAX, '2147483648'}, {'outputs_bound', 0, TOKENS_MAX, '2147483648'},
@@ -1344,8 +1359,6 @@ do
   local SHARD_MAX = 1023
   local MODEL_BOUNDS = {{'context', 1, TOKENS_MAX}, {'template_tokens', 0, TOKENS_MAX},
     {'tokens_per_byte_max', 1, 1024}}
-  local PRICE_BOUNDS = {{'prompt_picos', 0, 1073741824}, {'cached_picos', 0, 1073741824},
-    {'completion_picos', 0, 1073741824}, {'request_picos', 0, 1099511627776}}
 
   local function bounds_fault(values, bounds)
     for index = 1, #bounds do
@@ -1615,90 +1628,215 @@ end
 
 -- The calls ----------------------------------------------------------------------------------------------------
 
--- The names that a call must have, by their type; those that may be null are apart.
-local REQUEST = {
-  string = {'reservation', 'nonce', 'fingerprint', 'key', 'key_mac', 'route', 'model', 'lane'},
-  number = {'body_bytes', 'prompts', 'outputs_bound', 'job_deadline_ms'}, nullable = {prompt_tokens = 'number'},
-}
-local USAGE = {number = {'prompt', 'completion', 'cached'}, string = {'source'}}
-local ONE = {string = {'reservation'}}
-local EVENT = {table = {'price', 'charge', 'usage'}}
-local CALLER = {string = {'organisation'}, number = {'caller_now_ms'}}
-local ARGUMENTS = {
-  reserve = {REQUEST}, acquire = {REQUEST, {number = {'epoch'}}}, settle = {ONE, {table = {'usage'}}},
-  void = {ONE, {string = {'reason'}}}, touch = {ONE, {number = {'prompt', 'completion'}}}, published = {ONE},
-  cancel = {ONE}, extend = {ONE, {number = {'total_tokens'}}}, sweep = {{number = {'count_max'}}},
-  define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
-  reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
-  post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, inspect = {}, look = {ONE},
-  restore = {{number = {'clock_ms'}, table = {'counters', 'tombstones'}}},
-}
-local INSIDE = {usage = USAGE, arguments = REQUEST, already_charged = EVENT}
+-- What may pass as a call: `read_argument(name, text, keys)` returns the argument, or nil and what the caller got wrong.
+-- A function of its own, since Lua allows 200 local names in one.
+local read_argument = (function()
+  -- The names that a table must have, by their type. A `choice` is one of these texts, a `list` has elements of a shape,
+  -- a `map` has them by name, `texts` are lists of texts or null, as is each `nullable`. `check` decides what is left.
+  local LANES, SOURCES = {realtime = true, queue = true}, {upstream = true, ['local'] = true, none = true}
+  local REQUEST = {
+    string = {'reservation', 'nonce', 'fingerprint', 'key', 'key_mac', 'route', 'model'}, choice = {lane = LANES},
+    number = {'body_bytes', 'prompts', 'outputs_bound', 'job_deadline_ms'}, nullable = {prompt_tokens = 'number'},
+  }
+  local USAGE = {number = {'prompt', 'completion', 'cached'}, choice = {source = SOURCES}}
+  local PRICE = {number = {'prompt_picos', 'cached_picos', 'completion_picos', 'request_picos'}}
+  local CHARGE = {number = {'tokens', 'requests', 'cost_nanos'}}
+  local AMOUNT = {string = {'limit'}, number = {'window', 'amount'}}
+  local EVENT_KINDS = {reserved = true, acquired = true, posted = true, voided = true, expired = true, late = true}
+  local EVENT = {
+    string = {'reservation', 'organisation', 'key', 'model', 'lane', 'reason'}, choice = {kind = EVENT_KINDS},
+    number = {'occurred_at_ms', 'tokens_held', 'job_deadline_ms'}, nullable = {team = 'string'},
+    table = {'price', 'charge', 'usage'}, list = {amounts = AMOUNT},
+    check = function(event)
+      local charge, usage = event.charge, event.usage
+      local is_event = is_whole(event.occurred_at_ms, 0, EXACT_MAX) and is_whole(event.job_deadline_ms, 0, EXACT_MAX)
+        and is_whole(event.tokens_held, 0, TOKENS_MAX) and is_whole(charge.tokens, 0, TOKENS_MAX)
+        and is_whole(charge.requests, 0, 1) and is_whole(charge.cost_nanos, 0, EXACT_MAX)
+        and is_whole(usage.prompt, 0, TOKENS_MAX) and is_whole(usage.completion, 0, TOKENS_MAX)
+      if not is_event or not are_prices(event.price) then return 'has numbers that no event has' end
+    end,
+  }
+  local MAC = {string = {1}, number = {2}}
+  local LIMIT = {
+    string = {'owner'}, choice = {kind = KIND_CODES, metric = METRIC_CODES}, nullable = {model = 'string'},
+    number = {'cap', 'period_ms', 'anchor_ms'},
+  }
+  local MODEL = {
+    string = {'name'}, number = {'context', 'template_tokens', 'tokens_per_byte_max'}, table = {'price'},
+  }
+  local KEY = {
+    string = {'id'}, boolean = {'verified', 'revoked'}, number = {'expires_at_ms'}, list = {macs = MAC},
+    nullable = {team = 'string', cost_nanos_max = 'number'}, texts = {'models', 'routes'},
+  }
+  local DEFINITIONS = {
+    list = {limits = LIMIT}, map = {keys = KEY, models = MODEL},
+    choice = {reserve = {strict = true, learned = true}, overrun = {stop = true, debt = true}},
+  }
+  local SUM = {
+    string = {'limit'}, choice = {kind = {window = true}, metric = METRIC_CODES},
+    number = {'period_ms', 'anchor_ms', 'window', 'used'},
+    check = function(sum)
+      local is_sum = is_whole(sum.period_ms, 0, EXACT_MAX) and is_whole(sum.anchor_ms, 0, EXACT_MAX)
+        and is_whole(sum.window, -EXACT_MAX, EXACT_MAX) and is_whole(sum.used, 0, EXACT_MAX)
+      if not is_sum then return 'has numbers that no sum has' end
+    end,
+  }
+  local CALLER, ONE = {string = {'organisation'}, number = {'caller_now_ms'}}, {string = {'reservation'}}
+  local form_fault
+  local REPEATED = {string = REQUEST.string, choice = REQUEST.choice, number = REQUEST.number,
+    nullable = REQUEST.nullable, check = function(arguments) return form_fault(arguments, CALLER) end}
+  local SHAPES = {
+    reserve = {REQUEST}, acquire = {REQUEST, {number = {'epoch'}}}, settle = {ONE, {table = {'usage'}}},
+    void = {ONE, {string = {'reason'}}}, touch = {ONE, {number = {'prompt', 'completion'}}}, published = {ONE},
+    cancel = {ONE}, extend = {ONE, {number = {'total_tokens'}}}, sweep = {{number = {'count_max'}}},
+    define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
+    reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
+    post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, inspect = {}, look = {ONE},
+    restore = {{number = {'clock_ms'}, list = {counters = SUM, tombstones = EVENT}, check = function(argument)
+      if not is_whole(argument.clock_ms, 0, EXACT_MAX) then return 'clock_ms is no time' end
+    end}},
+  }
+  local INSIDE = {usage = USAGE, arguments = REPEATED, already_charged = EVENT, price = PRICE, charge = CHARGE,
+    definitions = DEFINITIONS}
 
-local function value_fault(name, value, wanted)
-  local found = type(value)
-  if value == nil or value == null then return name .. ' is missing' end
-  if found ~= wanted then return format('%s is a %s, not a %s', name, found, wanted) end
-  if wanted == 'number' and value ~= floor(value) then return name .. ' is no integer' end
-end
+  -- Beyond 2^53 a number in the text is no longer the one that was meant.
+  local function value_fault(name, value, wanted)
+    local found = type(value)
+    if value == nil or value == null then return name .. ' is missing' end
+    if found ~= wanted then return format('%s is a %s, not a %s', name, found, wanted) end
+    if wanted == 'number' and not (value < FORGET_OFFSET and value > -FORGET_OFFSET) then
+      return name .. ' is beyond 2^53'
+    end
+    if wanted == 'number' and value ~= floor(value) then return name .. ' is no integer' end
+    local fault = wanted == 'table' and INSIDE[name] and form_fault(value, INSIDE[name])
+    return fault and name .. '.' .. fault or nil
+  end
 
--- What a caller got wrong about the form of an argument, or nil. Replaces null by nil on the way.
-local function form_fault(argument, shape)
-  for wanted, names in pairs_of(shape) do
-    if wanted == 'nullable' then
-      for name, inner in pairs_of(names) do
-        if argument[name] == null then argument[name] = nil end
-        local value = argument[name]
-        local fault = value ~= nil
-          and (value_fault(name, value, inner) or INSIDE[name] and form_fault(value, INSIDE[name]))
-        if fault then return fault end
-      end
-    else
-      for index = 1, #names do
-        local name = names[index]
-        local value = argument[name]
-        if type(value) ~= wanted or wanted == 'number' and value ~= floor(value) then
-          return value_fault(name, value, wanted)
-        end
-        local fault = wanted == 'table' and INSIDE[name] and form_fault(value, INSIDE[name])
-        if fault then return name .. '.' .. fault end
-      end
+  local function list_fault(name, list, shape)
+    if not is_table(list) then return value_fault(name, list, 'table') end
+    local count = 0
+    for _ in pairs_of(list) do count = count + 1 end
+    for index = 1, count do
+      local element = list[index]
+      if not is_table(element) then return format('%s[%d] is a %s, not a table', name, index, type(element)) end
+      local fault = form_fault(element, shape)
+      if fault then return format('%s[%d].%s', name, index, fault) end
     end
   end
-end
 
--- Definitions come from `penstock` alone; here only null becomes nil.
-local function without_null(value)
-  for name, each in pairs_of(value) do
-    if each == null then value[name] = nil elseif is_table(each) then without_null(each) end
+  local function map_fault(name, map, shape)
+    if not is_table(map) then return value_fault(name, map, 'table') end
+    for each, element in pairs_of(map) do
+      if type(each) ~= 'string' or not is_table(element) then return name .. ' is no table of tables by name' end
+      local fault = form_fault(element, shape)
+      if fault then return format('%s.%s.%s', name, each, fault) end
+    end
   end
-end
 
--- The keys of an organisation, by its partition's prefix and its name: `{q40}:acme`.
-local keys_in = memo_of(function(own)
-  return {own .. ':counters', own .. ':reservations', own .. ':deadlines', own .. ':definitions',
-    match(own, '^{q%d+}:') .. 'outbox'}
-end)
+  local function texts_fault(name, texts)
+    local count = 0
+    for _ in pairs_of(texts) do count = count + 1 end
+    for index = 1, count do
+      if type(texts[index]) ~= 'string' then return name .. ' is no list of texts' end
+    end
+  end
 
-local function are_keys_of(organisation, keys)
-  local slot = match(keys[1] or '', '^{q%d+}:')
-  if #keys ~= 5 or not slot then return false end
-  local own = keys_in(slot .. organisation)
-  return keys[1] == own[1] and keys[2] == own[2] and keys[3] == own[3] and keys[4] == own[4] and keys[5] == own[5]
-end
+  local READERS = {
+    nullable = function(argument, name, wanted)
+      if argument[name] == null then argument[name] = nil end
+      if argument[name] ~= nil then return value_fault(name, argument[name], wanted) end
+    end,
+    choice = function(argument, name, choices)
+      local value = argument[name]
+      if type(value) ~= 'string' then return value_fault(name, value, 'string') end
+      if not choices[value] then return format('%s is %s, which is none of those possible', name, quote(value)) end
+    end,
+    list = function(argument, name, shape) return list_fault(name, argument[name], shape) end,
+    map = function(argument, name, shape) return map_fault(name, argument[name], shape) end,
+    texts = function(argument, _, name)
+      if argument[name] == null then argument[name] = nil end
+      local value = argument[name]
+      if value ~= nil then return value_fault(name, value, 'table') or texts_fault(name, value) end
+    end,
+  }
+
+  -- Replaces null by nil on the way.
+  function form_fault(argument, shape)
+    for wanted, names in pairs_of(shape) do
+      local reader = READERS[wanted]
+      if reader then
+        for name, what in pairs_of(names) do
+          local fault = reader(argument, name, what)
+          if fault then return fault end
+        end
+      elseif wanted ~= 'check' then
+        for index = 1, #names do
+          local name = names[index]
+          local value = argument[name]
+          if type(value) ~= wanted or wanted == 'table'
+              or wanted == 'number' and not (value == floor(value) and value < FORGET_OFFSET and value > -FORGET_OFFSET)
+          then
+            local fault = value_fault(name, value, wanted)
+            if fault then return fault end
+          end
+        end
+      end
+    end
+    return shape.check and shape.check(argument)
+  end
+
+  -- Of definitions, what no shape names: null becomes nil there too.
+  local function without_null(value)
+    for name, each in pairs_of(value) do
+      if each == null then value[name] = nil elseif is_table(each) then without_null(each) end
+    end
+  end
+
+  -- Whether a text is UTF-8 without a NUL, also an escaped one: nobody could read the one again, no database keep the other.
+  local function is_utf8(text)
+    local rest = text:gsub('[\194-\223][\128-\191]', '.'):gsub('\224[\160-\191][\128-\191]', '.')
+      :gsub('\237[\128-\159][\128-\191]', '.'):gsub('[\225-\236\238\239][\128-\191][\128-\191]', '.')
+      :gsub('\240[\144-\191][\128-\191][\128-\191]', '.')
+      :gsub('[\241-\243][\128-\191][\128-\191][\128-\191]', '.')
+      :gsub('\244[\128-\143][\128-\191][\128-\191]', '.')
+    return not find(rest, '[%z\128-\255]')
+  end
+
+  -- The keys of an organisation, by its partition's prefix and its name: `{q40}:acme`.
+  local keys_in = memo_of(function(own)
+    return {own .. ':counters', own .. ':reservations', own .. ':deadlines', own .. ':definitions',
+      match(own, '^{q%d+}:') .. 'outbox'}
+  end)
+
+  local function are_keys_of(organisation, keys)
+    local slot = match(keys[1] or '', '^{q%d+}:')
+    if #keys ~= 5 or not slot then return false end
+    local own = keys_in(slot .. organisation)
+    return keys[1] == own[1] and keys[2] == own[2] and keys[3] == own[3] and keys[4] == own[4] and keys[5] == own[5]
+  end
+
+  return function(name, text, keys)
+    local is_json, argument = pcall(decode, text)
+    if not is_json or not is_table(argument) then return nil, 'the argument is no JSON object' end
+    if find(text, '[%z\128-\255]') and not is_utf8(text) or find(text, '\\u0000', 1, true) then
+      return nil, 'the argument is no UTF-8 without NUL'
+    end
+    local fault, shapes = form_fault(argument, CALLER), SHAPES[name]
+    for index = 1, #shapes do fault = fault or form_fault(argument, shapes[index]) end
+    if fault then return nil, name .. ': ' .. fault end
+    if not are_keys_of(argument.organisation, keys) then
+      return nil, 'five keys of the organisation in the argument are wanted: see the library'
+    end
+    if name == 'define' or name == 'restore' then without_null(argument) end
+    return argument
+  end
+end)()
 
 -- Read the argument, carry out the operation, then write what it changed.
 local function answer(name, operation, keys, arguments)
   if not floor then bind() end
-  local is_json, argument = pcall(decode, arguments[1] or '')
-  if not is_json or not is_table(argument) then return redis.error_reply('PENSTOCK the argument is no JSON object') end
-  local fault = form_fault(argument, CALLER)
-  for index = 1, #ARGUMENTS[name] do fault = fault or form_fault(argument, ARGUMENTS[name][index]) end
-  if fault then return redis.error_reply('PENSTOCK ' .. name .. ': ' .. fault) end
-  if not are_keys_of(argument.organisation, keys) then
-    return redis.error_reply('PENSTOCK five keys of the organisation in the argument are wanted: see the library')
-  end
-  if name == 'define' or name == 'restore' then without_null(argument) end
+  local argument, fault = read_argument(name, arguments[1] or '', keys)
+  if fault then return redis.error_reply('PENSTOCK ' .. fault) end
   local call = open_call(keys, argument)
   if not call.epoch and name ~= 'define' and name ~= 'ready' and name ~= 'restore' then return NOT_READY end
   call.time = time_ms()

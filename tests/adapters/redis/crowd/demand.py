@@ -32,8 +32,8 @@ def limits(processes: int) -> tuple[Limit, ...]:
     caps = {
         "acme/tokens/minute": 400_000,
         "acme/tokens/strict_rate-60000/m": 540_000,
-        "acme/requests/minute": 800,
-        "acme/requests/window-60000-0": 1_500,
+        "acme/requests/minute": 1_800,
+        "acme/requests/window-60000-0": 2_000,
         "acme/concurrency/concurrent": 9 * processes,
         "acme:team:search/concurrency/concurrent": 5 * processes,
         "acme:team:search/cost/window-20000-0": 160_000_000,

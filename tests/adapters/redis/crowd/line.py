@@ -21,7 +21,15 @@ class Line:
         self._reader = hiredis.Reader(notEnoughData=_MORE)
 
     def ask(self, commands: Sequence[bytes]) -> list[Any]:
-        """The replies to packed commands; an error reply is raised."""
+        """The replies to packed commands; the first error reply is raised."""
+        replies = self.hear(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def hear(self, commands: Sequence[bytes]) -> list[Any]:
+        """The replies to packed commands, error replies among them."""
         self.socket.sendall(b"".join(commands))
         replies: list[Any] = []
         while len(replies) < len(commands):
@@ -31,8 +39,6 @@ class Line:
                 if not received:
                     raise ConnectionError("Redis ended the connection")
                 self._reader.feed(received)
-            elif isinstance(reply, Exception):
-                raise reply
             else:
                 replies.append(reply)
         return replies

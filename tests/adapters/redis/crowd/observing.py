@@ -1,4 +1,4 @@
-"""A replica that sees each write of a Redis in the order in which it took effect, and checks the quota after each one.
+"""The quota, checked after each single call of a Redis, in the order in which they took effect.
 
 Polling could miss an instant. A replica cannot: what one call changed arrives as one transaction, so after each of
 them the limits, the open reservations and the outbox are those of one instant, read from what Redis stores and not
@@ -7,13 +7,11 @@ from what the library says about it.
 
 from __future__ import annotations
 
-import select
 import struct
 from collections import Counter as Tally
 from collections.abc import Mapping
 from typing import Any
 
-import hiredis
 import msgspec
 
 from penstock.adapters.redis.client import pack
@@ -21,12 +19,12 @@ from penstock.adapters.redis.translating import keys_of, read_event
 from penstock.quota import EventKind
 from tests.adapters.redis.crowd.demand import ORGANISATION
 from tests.adapters.redis.crowd.line import Line
+from tests.adapters.redis.crowd.replica import Replica
 
 COUNTER = struct.Struct("<BBBddddddd")
 WINDOW, CONCURRENT, TOKENS = 1, 4, 1
 STATE, WINDOWS, FLIGHT, TOKENS_HELD, COST_HELD = 0, 7, 9, 10, 12  # where a reservation's record has them
 FAULTS_MAX = 10
-_MORE = object()
 _COUNTERS, _RESERVATIONS, _, _, _OUTBOX = keys_of(ORGANISATION)
 
 
@@ -55,46 +53,16 @@ class Observer:
         self._metrics: dict[str, int] = {}
         self._records: dict[bytes, list[Any]] = {}
         self._plain: Tally[str] = Tally()
-        self._open: list[list[bytes]] | None = None
-        self._reader = hiredis.Reader(notEnoughData=_MORE)
-        self._line = Line(port)
-        self._begin()
+        self._replica = Replica(port)
 
     def close(self) -> None:
         """Stop observing."""
-        self._line.close()
-
-    def _begin(self) -> None:
-        """Ask for everything from now on; what was there before comes first, as a file that nobody needs."""
-        self._line.socket.sendall(b"SYNC\r\n")
-        received = b""
-        while b"\r\n" not in (received := received.lstrip(b"\n")):
-            received += self._line.socket.recv(1 << 16)
-        header, _, rest = received.partition(b"\r\n")
-        file_bytes = int(header.removeprefix(b"$"))
-        while len(rest) < file_bytes:
-            rest += self._line.socket.recv(1 << 16)
-        self._reader.feed(rest[file_bytes:])
+        self._replica.close()
 
     def watch(self, wait_s: float) -> None:
         """Take in what has arrived, waiting so long for the first of it."""
-        if not select.select([self._line.socket], [], [], wait_s)[0]:
-            return
-        received = self._line.socket.recv(1 << 18)
-        if not received:
-            raise ConnectionError("Redis ended the replica's connection")
-        self._reader.feed(received)
-        while (command := self._reader.gets()) is not _MORE:
-            name = command[0].upper()
-            if name == b"MULTI":
-                self._open = []
-            elif name == b"EXEC":
-                whole, self._open = self._open or [], None
-                self._see(whole)
-            elif self._open is not None:
-                self._open.append(command)
-            else:
-                self._see([command])
+        for commands in self._replica.transactions(wait_s):
+            self._see(commands)
 
     def catch_up(self, line: Line) -> None:
         """Take in everything that was written until now."""
