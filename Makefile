@@ -45,9 +45,10 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 	$(BIN)/pytest -n $(JOBS) -m "not slow and not local_model and not cluster"
 	$(BIN)/penstock check $(CONFIG)
 	@if test -x $(BENTO); then for file in config/bento/*.yaml config/bento/resources/*.yaml; do \
-	    $(BENTO) lint --labels --deprecated $$file || exit 1; done && \
+	    $(BENTO) -t 'config/bento/templates/*.yaml' lint --labels --deprecated $$file || exit 1; done && \
+	    $(BENTO) template lint config/bento/templates/*.yaml && \
 	    $(BENTO) test config/bento/resources/*.yaml && \
-	    $(BENTO) -r 'config/bento/resources/*.yaml' test config/bento/*.yaml; \
+	    $(BENTO) -t 'config/bento/templates/*.yaml' -r 'config/bento/resources/*.yaml' test config/bento/*.yaml; \
 	else echo "Bento is not built, so its streams are not checked: make bento builds it"; fi
 
 .PHONY: torture

@@ -11,5 +11,5 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /bento /bento
 COPY config/bento /etc/penstock/bento
 USER 65532:65532
-ENTRYPOINT ["/bento", "-r", "/etc/penstock/bento/resources/*.yaml", "-c"]
+ENTRYPOINT ["/bento", "-t", "/etc/penstock/bento/templates/*.yaml", "-r", "/etc/penstock/bento/resources/*.yaml", "-c"]
 CMD ["/etc/penstock/bento/gateway.yaml"]

@@ -52,7 +52,7 @@ async def opened(execute: Callable[[bytes], Awaitable[Outcome]], *, shutdown_s: 
     async def readiness() -> tuple[str, ...]:
         return door.reasons
 
-    execution = Execution(execute, concurrency=1, message_bytes_max=BYTES_MAX, readiness=readiness)
+    execution = Execution(execute, jobs_max=1, message_bytes_max=BYTES_MAX, readiness=readiness)
     door = Door(client, execution, stop)
     with bind("127.0.0.1", 0) as listener:
         door.port = listener.getsockname()[1]
@@ -92,6 +92,7 @@ def test_result_is_answered_as_it_is_to_be_published() -> None:
     [
         (Dropped(), 204, {}),
         (Later(1500, "the store is away"), 503, {"retry-after": "2", "retry-after-ms": "1500"}),
+        (Later(700, "a rate", is_limited=True), 429, {"retry-after": "1", "retry-after-ms": "700"}),
         (Poison("no job"), 400, {}),
     ],
 )

@@ -10,11 +10,13 @@ import pytest
 from penstock.errors import StoreUnavailable
 from penstock.lanes.executing import Dropped, Later, Outcome, Poison
 from penstock.lanes.jobs import Job, JobStatus
+from penstock.lanes.queueing import LIMITED_MOST
 from penstock.ports import JobState, StoredResult
 from penstock.quota.events import EventKind, Usage
 from penstock.quota.operations import Cancel, Lane
 from tests.adapters.embedded.counter import held, run
 from tests.lanes.queue_stage import QueueStage, queue_staged
+from tests.lanes.test_executing_turns import message
 
 
 @pytest.fixture
@@ -250,5 +252,46 @@ def test_jobs_of_an_organisation_that_is_not_served_stay_until_it_is(path: Path)
         async with queue_staged(path) as stage:
             await stage.idle()
             assert stage.begun == [job]
+
+    run(test)
+
+
+def test_one_organisation_with_many_jobs_delays_another_by_one_of_them(path: Path) -> None:
+    async def test() -> None:
+        async with queue_staged(path, concurrency=1) as stage:
+            gates = {name: asyncio.Event() for name in ("a0", "a1", "a2", "a3", "b0")}
+
+            async def gated(job: Job) -> Outcome:
+                await gates[job.job].wait()
+                return Dropped()
+
+            stage.outcome = gated
+            for name in gates:
+                await stage.queue.put(name, name[0], "m", message(name))
+            for name in ("a0", "b0", "a1", "a2", "a3"):
+                await stage.until(lambda name=name: stage.begun[-1:] == [name])
+                gates[name].set()
+            await stage.idle()
+            assert await stage.jobs.waiting() == []
+
+    run(test)
+
+
+def test_of_an_organisation_that_its_limits_refuse_only_a_few_are_asked_for_again(path: Path) -> None:
+    async def test() -> None:
+        async with queue_staged(path, concurrency=1) as stage:
+
+            async def refused(job: Job) -> Outcome:
+                return Later(1_000, "a rate", is_limited=True) if job.organisation == "a" else Dropped()
+
+            stage.outcome = refused
+            for name in (*(f"a{number}" for number in range(30)), "b0"):
+                await stage.queue.put(name, name[0], "m", message(name))
+            await stage.idle()
+            assert "b0" in stage.begun
+            assert len(stage.begun) == LIMITED_MOST + 1
+            stage.timers.pass_all()
+            await stage.idle()
+            assert len(stage.begun) == 2 * LIMITED_MOST + 1
 
     run(test)

@@ -33,6 +33,7 @@ CONFIGURATIONS: Final = ROOT / "config" / "bento"
 RESOURCES: Final = CONFIGURATIONS / "resources" / "*.yaml"
 PEPPER: Final = "a pepper that is thirty-two bytes"
 VHOST: Final = "penstock"
+SHARDS: Final = 4
 CHAT: Final = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 A = TypeVar("A")
 
@@ -58,7 +59,10 @@ class Bento:
 
     def start(self, is_up: Callable[[], bool] | None = None) -> None:
         """Start, and wait until it is up: ready, unless said otherwise."""
-        command = [found_bento(), "-r", str(RESOURCES), "-c", str(CONFIGURATIONS / f"{self.stream}.yaml")]
+        command = [
+            *(found_bento(), "-t", str(CONFIGURATIONS / "templates" / "*.yaml")),
+            *("-r", str(RESOURCES), "-c", str(CONFIGURATIONS / f"{self.stream}.yaml")),
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -115,8 +119,8 @@ class Cluster:
         await load_library(client)
         await client.close()
         template = (ROOT / "config" / "rabbitmq" / "definitions.json").read_text()
-        bounds = Bounds(ready_bytes_max=50_000_000, deliveries=5)
-        definitions = fill(template, vhost=VHOST, models=self.MODELS, bounds=bounds, users=self.passwords)
+        bounds, users = Bounds(ready_bytes_max=50_000_000, deliveries=5), self.passwords
+        definitions = fill(template, vhost=VHOST, models=self.MODELS, shards=SHARDS, bounds=bounds, users=users)
         await self._managed(lambda api: prepare(api, definitions, self.passwords))
 
     async def _managed(self, work: Callable[[ManagementApi], Awaitable[A]]) -> A:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, make_url, text
 
 from penstock.adapters.postgresql.database import open_engine
 from penstock.adapters.postgresql.preparing import prepare
-from penstock.adapters.rabbitmq.topology import queue_name
+from penstock.adapters.rabbitmq.topology import queue_name, shard_name
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.outbox import Outbox
@@ -24,13 +24,13 @@ from penstock.lanes.jobs import Job, JobResult, JobStatus, write_job, write_resu
 from penstock.quota import Definitions, Key, Kind, Lane, Limit, Metric, Model, Price, Usage, reservation_id
 from penstock.quota.events import Event, EventKind
 from penstock.quota.operations import Define, Look, Ready, Reserve, Reserved, Seen, Settle, Void
-from tests.system.bento import ROOT, VHOST, Bento, Cluster
+from tests.system.bento import ROOT, SHARDS, VHOST, Bento, Cluster
 from tests.system.deployments import until as poll
 from tests.system.programs import Program, SimulatedModel, answers_200
 from tests.system.services import PostgreSQL, Redis, free_port
 
 BOUND_S = 40.0
-QUEUE = queue_name("m")
+QUEUE = shard_name("m", 0)
 SECRET = "canary-of-a-prompt"
 
 
@@ -139,7 +139,8 @@ class QueueLane(Cluster):
             own["PENSTOCK_POSTGRESQL_URL"] = self.postgresql_url
         else:
             assert self.executor is not None
-            own |= {"PENSTOCK_QUEUE": QUEUE, "PENSTOCK_EXECUTOR_URL": self.executor.url}
+            own |= {"PENSTOCK_QUEUE": queue_name("m"), "PENSTOCK_EXECUTOR_URL": self.executor.url}
+            own = {"PENSTOCK_SHARDS": str(SHARDS), **own}
         self._count += 1
         return Bento(self.folder / f"{name}-{self._count}", name, own)
 

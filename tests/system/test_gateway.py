@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from penstock.adapters.rabbitmq.topology import queue_name
+from penstock.adapters.rabbitmq.topology import shard_name
 from penstock.api.bodies import READERS, decode
 from penstock.api.deferring import stream_refused
 from penstock.api.failures import failure
@@ -26,7 +26,7 @@ from tests.system.bento import CHAT, PEPPER, Answer, Cluster, Gateway, send
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
-QUEUE = queue_name("m")
+QUEUE = shard_name("m", 0)
 DAY = (Metric.TOKENS, Kind.WINDOW, 86_400_000, 1_000_000)
 
 
@@ -102,7 +102,7 @@ def test_a_model_with_a_slash_has_a_queue_of_its_own(cluster: Cluster, gateway: 
     key = cluster.define("slash")
     answer = gateway.post(key, CHAT.replace(b'"m"', b'"org/m"'))
     assert answer.status == 202, answer.raw
-    (job,) = jobs_taken(cluster, queue_name("org/m"))
+    (job,) = jobs_taken(cluster, shard_name("org/m", 0))
     assert job["model"] == "org/m"
     assert job["reserve"]["outputs_bound"] == 8
 
@@ -339,7 +339,7 @@ def test_a_broker_that_blocks_and_a_queue_that_is_gone_leave_no_hold(cluster: Cl
     while answers[-1].status != 202:
         assert time.monotonic() - began_s < 60
         answers.append(gateway.post(key))
-    cluster.manage("DELETE", "queues", "penstock", queue_name("org/m"))
+    cluster.manage("DELETE", "queues", "penstock", shard_name("org/m", 0))
     answers.append(gateway.post(key, CHAT.replace(b'"m"', b'"org/m"')))
     refused = [answer.body["error"]["code"] for answer in answers if answer.status == 503]
     assert len(refused) >= 2

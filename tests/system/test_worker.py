@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.adapters.rabbitmq.topology import queue_name
+from penstock.adapters.rabbitmq.topology import shard_name
 from penstock.lanes.jobs import Job, JobResult, read_result
 from penstock.quota.events import EventKind
 from penstock.quota.operations import State
@@ -149,7 +149,7 @@ def test_what_is_no_job_is_a_dead_letter_at_its_first_delivery(lane: QueueLane, 
     until(is_dead, "the dead letter")
     (taken,) = dead
     headers = taken["properties"]["headers"]
-    assert (headers["x-first-death-reason"], headers["x-first-death-queue"]) == ("rejected", queue_name("m"))
+    assert (headers["x-first-death-reason"], headers["x-first-death-queue"]) == ("rejected", shard_name("m", 0))
     assert headers["x-death"][0]["count"] == 1
     assert json.loads(taken["payload"]) == {"job": "no job"}
     assert lane.take("results") == []

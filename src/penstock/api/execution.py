@@ -4,6 +4,7 @@
 
     POST /execute   a job message       200 the result, to be published · 204 drop the message
                                         503 bring it again after Retry-After · 400 it can never be understood
+                                        429 the same, and its own limits refuse it: let others pass meanwhile
     GET /live       the process answers
     GET /ready      200, or 503 with the reasons
 
@@ -48,7 +49,7 @@ class Execution:
 
     Args:
         execute: Runs one job message; cancelled, it releases the job.
-        concurrency: Jobs at once; one more is told to come later.
+        jobs_max: Messages taken in at once; one more is told to come later.
         message_bytes_max: Of a job message.
     """
 
@@ -56,12 +57,12 @@ class Execution:
         self,
         execute: Callable[[bytes], Awaitable[Outcome]],
         *,
-        concurrency: int,
+        jobs_max: int,
         message_bytes_max: int,
         readiness: Readiness,
     ) -> None:
         self._execute = execute
-        self._concurrency = concurrency
+        self._jobs_max = jobs_max
         self._message_bytes_max = message_bytes_max
         self._readiness = readiness
         self.running = 0
@@ -83,8 +84,8 @@ class Execution:
                 await _refuse(send, 404, "there is nothing here; POST /execute runs a job", "unknown_url")
 
     async def _answer(self, receive: Receive, send: Send) -> None:
-        if self.running >= self._concurrency:
-            later = Later(BUSY_MS, f"{self._concurrency} jobs run here already; raise queue.concurrency or wait")
+        if self.running >= self._jobs_max:
+            later = Later(BUSY_MS, f"{self._jobs_max} jobs are here already; raise queue.concurrency or wait")
             await _tell(send, later)
             return
         self.running += 1
@@ -137,9 +138,9 @@ async def _tell(send: Send, outcome: Outcome) -> None:
             await _reply(send, 200, write_result(result))
         case Dropped():
             await _reply(send, 204, b"")
-        case Later(retry_after_ms, reason):
-            body = error_body(reason, kind="server_error", code="later")
-            await _reply(send, 503, body, *retry_headers(retry_after_ms))
+        case Later(retry_after_ms, reason, is_limited):
+            body = error_body(reason, kind="server_error", code="limited" if is_limited else "later")
+            await _reply(send, 429 if is_limited else 503, body, *retry_headers(retry_after_ms))
         case Poison(reason):
             await _refuse(send, 400, reason, "poison")
 

@@ -30,8 +30,6 @@ from penstock.lanes.models import ServedModel
 from penstock.ports import Clock, Observer, QuotaStore, RequestRecord
 from penstock.quota.operations import Gone, Invalid, Never, Run, Wait
 
-WAIT_HERE_MOST_MS: Final = 2_000
-"""A limit that refuses for longer is no reason to keep a place that another job could use."""
 AWAY_MS: Final = 1_000
 ELSEWHERE_MS: Final = 5_000
 
@@ -53,10 +51,14 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Nothing was done, or nothing that counts: bring the same message again after ``retry_after_ms``."""
+    """Nothing was done, or nothing that counts: bring the same message again after ``retry_after_ms``.
+
+    ``is_limited``: it is the organisation's own limits that refuse; others may run meanwhile.
+    """
 
     retry_after_ms: int
     reason: str
+    is_limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,25 +116,20 @@ class Executor:
 
     async def _acquire(self, job: Job) -> Outcome | None:
         """Claim the job; None if it may run."""
-        patience_ms = WAIT_HERE_MOST_MS
-        while True:
-            answer = await self._quota.apply(acquire_call(job, self._clock.now_ms()))
-            match answer:
-                case Run():
-                    return None
-                case Wait(retry_after_ms) if retry_after_ms <= patience_ms:
-                    patience_ms -= retry_after_ms
-                    await self._sleep(retry_after_ms / 1000)
-                case Wait(retry_after_ms):
-                    return Later(retry_after_ms, "its limits, or the store, let it run later")
-                case Gone():
-                    return Dropped()
-                case Never(limit):
-                    return Finished(self._result(job, _never(limit), attempts=0, started_at_ms=0))
-                case Invalid(why):
-                    return Poison(f"the quota store refuses it: {why}")
-                case _:
-                    return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
+        answer = await self._quota.apply(acquire_call(job, self._clock.now_ms()))
+        match answer:
+            case Run():
+                return None
+            case Wait(retry_after_ms):
+                return Later(retry_after_ms, "its limits, or the store, let it run later", is_limited=True)
+            case Gone():
+                return Dropped()
+            case Never(limit):
+                return Finished(self._result(job, _never(limit), attempts=0, started_at_ms=0))
+            case Invalid(why):
+                return Poison(f"the quota store refuses it: {why}")
+            case _:
+                return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
 
     async def _run(self, job: Job) -> Outcome:
         """Call the model until there is an answer or a reason to stop."""

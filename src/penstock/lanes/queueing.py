@@ -6,8 +6,10 @@
        ^                            |----Dropped (cancelled, expired)----------------^
        '--Later, after its time-----'
 
-Jobs of a model begin in the order of their acceptance, but for those that a rate makes wait: others pass them. A
-place that becomes free goes to the model that runs least.
+Jobs of an organisation for a model are a line, and begin in the order of their acceptance, but for those that a rate
+makes wait: others pass them, up to a few; then the line stands still until the first of these comes again. A place that
+becomes free goes to the model that runs least, and of its lines to the one that runs least and had its last turn
+longest ago: however many jobs one organisation has, another's waits for one of them at most, and one of each other.
 
 What a kill between two steps costs: nothing. A job stays in the table until its result is settled; whether it has a
 result is the first thing asked of it, so that what was answered is not asked of a model again, and what is settled
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -36,6 +39,8 @@ log = logging.getLogger("penstock.lanes")
 
 STORE_RETRY_S: Final = 1.0
 BUG_RETRY_S: Final = 30.0
+LIMITED_MOST: Final = 8
+"""Jobs of one line that wait for their time; with more, each would be asked for again and again in vain."""
 
 RESERVED: Final = "job-reserved"  # the quota holds it, the table does not know it
 QUEUED: Final = "job-queued"  # it is safe, and nobody has been told
@@ -54,10 +59,13 @@ def unnoticed(_point: str) -> None:
 
 @dataclass(slots=True)
 class _Line:
-    """One model's jobs: those that wait, by place, and how many run."""
+    """One organisation's jobs for one model: those that wait, by place; how many run, and wait for their time."""
 
+    model: str
     waiting: list[tuple[int, QueuedJob]] = field(default_factory=list)
     running: int = 0
+    limited: int = 0
+    turn: int = 0
 
 
 class Queue:
@@ -88,7 +96,9 @@ class Queue:
         self._concurrency = concurrency
         self._later = later
         self._reached = reached
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._by_model: Counter[str] = Counter()  # how many run
+        self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[Any] = set()
         self._is_open = False
@@ -148,34 +158,44 @@ class Queue:
     # --- who is next -----------------------------------------------------------------------------------------
 
     def _wait(self, entry: QueuedJob) -> None:
-        heappush(self._lines.setdefault(entry.model, _Line()).waiting, (entry.place, entry))
+        line = self._lines.setdefault((entry.organisation, entry.model), _Line(entry.model))
+        heappush(line.waiting, (entry.place, entry))
         self._fill()
 
     def _fill(self) -> None:
         while self._is_open and len(self._tasks) < self._concurrency:
-            lines = [line for line in self._lines.values() if line.waiting]
+            lines = [line for line in self._lines.values() if line.waiting and line.limited < LIMITED_MOST]
             if not lines:
                 return
-            line = min(lines, key=lambda line: (line.running, line.waiting[0][0]))
+            line = min(lines, key=self._rank)
             _, entry = heappop(line.waiting)
+            self._turn += 1
+            line.turn = self._turn
             line.running += 1
+            self._by_model[line.model] += 1
             task = asyncio.get_running_loop().create_task(self._run(entry, line), name=f"job-{entry.job}")
             self._tasks.add(task)
             task.add_done_callback(self._ended)
+
+    def _rank(self, line: _Line) -> tuple[int, int, int, int]:
+        """The least is next."""
+        return self._by_model[line.model], line.running, line.turn, line.waiting[0][0]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._fill()
 
-    def _again(self, entry: QueuedJob, wait_s: float) -> None:
+    def _again(self, entry: QueuedJob, line: _Line, wait_s: float) -> None:
         """Let it wait for its time, then for a place."""
         timer: Any = None
 
         def ready() -> None:
             self._timers.discard(timer)
+            line.limited -= 1
             self._wait(entry)
 
         if self._is_open:
+            line.limited += 1
             timer = (self._later or asyncio.get_running_loop().call_later)(wait_s, ready)
             self._timers.add(timer)
 
@@ -193,8 +213,9 @@ class Queue:
             wait_s = BUG_RETRY_S
         finally:
             line.running -= 1
+            self._by_model[line.model] -= 1
         if wait_s is not None:
-            self._again(entry, wait_s)
+            self._again(entry, line, wait_s)
 
     async def _step(self, entry: QueuedJob) -> float | None:
         """Bring a job as far as it goes; seconds until it can go on, or None at its end."""
@@ -206,7 +227,7 @@ class Queue:
                 case Finished(result):
                     kept = await self._work.store(_stored(result))
                     self._reached(RESULT_KEPT)
-                case Later(retry_after_ms, _):
+                case Later(retry_after_ms):
                     return retry_after_ms / 1000
                 case Poison(reason):
                     log.error("a job cannot be understood", extra={"reservation": entry.job, "why": reason})

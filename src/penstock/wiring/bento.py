@@ -64,7 +64,11 @@ def streams(
         port = free_port()
         return Stream(
             name=name or file.replace("_", "-"),
-            arguments=("-r", str(files / "resources" / "*.yaml"), "-c", str(files / f"{file}.yaml")),
+            arguments=(
+                *("-t", str(files / "templates" / "*.yaml")),
+                *("-r", str(files / "resources" / "*.yaml")),
+                *("-c", str(files / f"{file}.yaml")),
+            ),
             environment={
                 "PENSTOCK_OPERATIONS_ADDRESS": f"127.0.0.1:{port}",
                 **_redis(address(configuration, Service.REDIS, role, environment)),
@@ -84,11 +88,14 @@ def streams(
             "PENSTOCK_JOB_DEADLINE_MS": str(configuration.queue.deadline_ms),
         },
     )
+    queue = configuration.queue
     for name in configuration.models:
         own = {
             "PENSTOCK_EXECUTOR_URL": executor_url,
             "PENSTOCK_QUEUE": queue_name(name),
-            "PENSTOCK_CONCURRENCY": str(configuration.queue.concurrency),
+            "PENSTOCK_SHARDS": str(queue.shards),
+            "PENSTOCK_CONCURRENCY": str(queue.concurrency),
+            "PENSTOCK_JOBS": str(queue.shards * queue.concurrency),
             "PENSTOCK_EXECUTE_TIMEOUT": f"{configuration.queue.deadline_ms // 1000 + EXECUTE_MARGIN_S}s",
         }
         yield stream("worker", Role.WORKER, own, name=f"worker-{_OTHER.sub('-', name)}")

@@ -24,6 +24,7 @@ from penstock.api.server import bind, serve
 from penstock.config import Configuration
 from penstock.lanes.calling import Caller
 from penstock.lanes.executing import Executor
+from penstock.lanes.executing_turns import Turns
 from penstock.ports import RequestRecord
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.lanes import model_servers
@@ -79,9 +80,10 @@ async def serve_executor(
         async def readiness() -> tuple[str, ...]:
             return () if quota.failure is None else (quota.failure,)
 
+        executor = Executor(quota, caller, clock, servers.models, observer=observer)
         execution = Execution(
-            Executor(quota, caller, clock, servers.models, observer=observer).execute,
-            concurrency=concurrency,
+            Turns(executor.execute, places=concurrency).execute,
+            jobs_max=concurrency * configuration.queue.shards,
             message_bytes_max=ENVELOPE_FACTOR * configuration.server.body_bytes_max,
             readiness=readiness,
         )

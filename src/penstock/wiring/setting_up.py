@@ -122,6 +122,7 @@ async def _rabbitmq(configuration: Configuration, environment: Mapping[str, str]
         template,
         vhost=found.path or VIRTUAL_HOST,
         models=configuration.models,
+        shards=queue.shards,
         bounds=topology.Bounds(ready_bytes_max=queue.ready_bytes_max, deliveries=queue.deliveries),
         users=names,
     )

@@ -53,7 +53,7 @@ def with_api(broker: RabbitMQ, work: Callable[[ManagementApi], Awaitable[A]]) ->
 
 def definitions(vhost: str, *, deliveries: int = 20) -> Definitions:
     bounds = Bounds(ready_bytes_max=1_000_000, deliveries=deliveries)
-    return fill(TEMPLATE, vhost=vhost, models=["m"], bounds=bounds, users=PASSWORDS)
+    return fill(TEMPLATE, vhost=vhost, models=["m"], shards=1, bounds=bounds, users=PASSWORDS)
 
 
 def test_the_second_time_nothing_is_new(broker: RabbitMQ) -> None:
@@ -62,14 +62,14 @@ def test_the_second_time_nothing_is_new(broker: RabbitMQ) -> None:
         return first, await prepare(api, definitions("twice"), PASSWORDS)
 
     first, second = with_api(broker, twice)
-    assert {"vhost twice", "queue jobs.m.standard", "exchange penstock.jobs", "policy penstock-jobs"} <= set(first)
+    assert {"vhost twice", "queue jobs.m.standard.0", "exchange penstock.jobs", "policy penstock-jobs"} <= set(first)
     assert second == []
 
 
 def test_from_two_places_at_once_both_succeed(broker: RabbitMQ) -> None:
     async def together(api: ManagementApi) -> tuple[int, object]:
         await asyncio.gather(*(prepare(api, definitions("together"), PASSWORDS) for _ in range(4)))
-        bound = await api.ask("GET", "bindings", "together", "e", "penstock.jobs", "q", "jobs.m.standard")
+        bound = await api.ask("GET", "bindings", "together", "e", "penstock.jobs", "q", "jobs.m.standard.0")
         return len(bound[1]), await prepare(api, definitions("together"), PASSWORDS)
 
     bindings, new = with_api(broker, together)
@@ -83,7 +83,7 @@ def test_bounds_are_in_force_and_can_be_changed(broker: RabbitMQ) -> None:
             await prepare(api, definitions("change", deliveries=deliveries), PASSWORDS)
             _, policy = await api.ask("GET", "policies", "change", "penstock-jobs")
             found.append(policy["definition"]["delivery-limit"])
-        _, queue = await api.ask("GET", "queues", "change", "jobs.m.standard")
+        _, queue = await api.ask("GET", "queues", "change", "jobs.m.standard.0")
         return [*found, queue["type"]]
 
     assert with_api(broker, change) == [5, 7, "quorum"]

@@ -5,6 +5,7 @@ Everything is a PUT, or a POST that changes nothing the second time: as often as
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final
@@ -88,9 +89,14 @@ class ManagementApi:
         return ManagementRefused(f"RabbitMQ answered {status} to {what}: {said}; {fix}", status=status)
 
     async def ready_messages(self, vhost: str, queue: str) -> int | None:
-        """How many messages wait in a queue, as of its last count; None if there is none. Raises like ``ask``."""
-        _, found = await self.ask("GET", "queues", vhost, queue)
-        return None if found is None else int(found.get("messages_ready", 0))
+        """How many messages wait in a queue and its shards, ``queue.<shard>``, as of their last count.
+
+        None if there is none. What is parked comes back to them, and does not count. Raises like ``ask``.
+        """
+        _, found = await self.ask("GET", "queues", vhost)
+        names = re.compile(re.escape(queue) + r"(\.\d+)?")
+        depths = [int(each.get("messages_ready", 0)) for each in found or () if names.fullmatch(each["name"])]
+        return sum(depths) if depths else None
 
 
 async def prepare(api: ManagementApi, definitions: Definitions, passwords: Mapping[str, str]) -> list[str]:
@@ -101,7 +107,7 @@ async def prepare(api: ManagementApi, definitions: Definitions, passwords: Mappi
         passwords: Of the users in the definitions, by name.
 
     Returns:
-        What was new, one text each: "queue jobs.m.standard". Users' passwords are always set anew.
+        What was new, one text each: "queue jobs.m.standard.0". Users' passwords are always set anew.
 
     Raises:
         ConfigurationError: The broker is too old, or something of a name is there already with other properties.

@@ -21,7 +21,7 @@ _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 
 def queue_name(model: str, tier: str = TIER) -> str:
-    """The queue, and routing key, of a model's jobs.
+    """What the queues of a model's jobs have in common.
 
     Example:
         >>> queue_name("meta-llama/Llama-3.1-8B-Instruct")
@@ -29,6 +29,16 @@ def queue_name(model: str, tier: str = TIER) -> str:
     """
     spelt = _OTHER.sub(lambda found: "".join(f"_{byte:02x}" for byte in found[0].encode()), model)
     return f"jobs.{spelt}.{tier}"
+
+
+def shard_name(model: str, shard: int, tier: str = TIER) -> str:
+    """The queue, and routing key, of the jobs of those organisations that have this shard.
+
+    Example:
+        >>> shard_name("m", 3)
+        'jobs.m.standard.3'
+    """
+    return f"{queue_name(model, tier)}.{shard}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +58,14 @@ Definitions = Mapping[str, list[dict[str, Any]]]
 """By kind, see ``KINDS``."""
 
 
-def fill(template: str, *, vhost: str, models: Iterable[str], bounds: Bounds, users: Iterable[str]) -> Definitions:
+def fill(
+    template: str, *, vhost: str, models: Iterable[str], shards: int, bounds: Bounds, users: Iterable[str]
+) -> Definitions:
     """The definitions for one broker.
 
     Args:
         template: The text of ``definitions.json``.
-        models: Their names; each gets a queue.
+        models: Their names; each gets so many queues as there are ``shards``.
         users: Those that have a password; what is said of others is left out.
 
     Raises:
@@ -67,7 +79,7 @@ def fill(template: str, *, vhost: str, models: Iterable[str], bounds: Bounds, us
     missing = [kind for kind in KINDS if kind not in document]
     if missing:
         raise ConfigurationError((f"definitions.json: {', '.join(missing)} not there; restore the file as shipped",))
-    queues = _queues(models)
+    queues = _queues(models, shards)
     places: dict[str, Any] = {
         "vhost": vhost,
         "ready_bytes_max": bounds.ready_bytes_max,
@@ -85,7 +97,7 @@ def fill(template: str, *, vhost: str, models: Iterable[str], bounds: Bounds, us
     return filled
 
 
-def _queues(models: Iterable[str]) -> list[str]:
+def _queues(models: Iterable[str], shards: int) -> list[str]:
     owners: dict[str, str] = {}
     for model in models:
         other = owners.setdefault(queue_name(model), model)
@@ -93,7 +105,7 @@ def _queues(models: Iterable[str]) -> list[str]:
             raise ConfigurationError(
                 (f"models: {other!r} and {model!r} would share the queue {queue_name(model)}; rename one",)
             )
-    return list(owners)
+    return [shard_name(model, shard) for model in owners.values() for shard in range(shards)]
 
 
 def _is_for_each(value: Any) -> bool:
