@@ -54,6 +54,7 @@ TESTS_OF_NO_LAYER = frozenset(
         "counts",
         "docs_rules",
         "examples",
+        "fuzzing",
         "tidy",
         "tidy_rules",
         "wheel",

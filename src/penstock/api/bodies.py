@@ -62,7 +62,7 @@ def decode(raw: bytes, *, depth_max: int) -> dict[str, Any]:
     """
     try:
         body = _decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidRequest("the body is not valid JSON; send one JSON object in UTF-8", code="invalid_json") from None
     except RecursionError:
         raise _too_deep(depth_max) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,6 +28,8 @@ HELD_RETRY_MS = 1000
 UPSTREAM_RETRY_MS = 1000
 _CHARACTERS_MAX = 2000
 
+T = TypeVar("T", str, str | None)
+
 BAD_KEY = "the API key is missing, or not valid; send `Authorization: Bearer psk_...` with a key that is in force"
 """One text for every cause, so that nobody learns which keys exist."""
 
@@ -48,8 +50,16 @@ class Failure(NamedTuple):
 
 
 def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:
-    """``{"error": {...}}`` as OpenAI's clients read it."""
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    """``{"error": {...}}`` as OpenAI's clients read it, with what can be shown of others' words."""
+    told = {"message": _shown(message), "type": kind, "param": _shown(param), "code": _shown(code)}
+    return msgspec.json.encode({"error": told})
+
+
+def _shown(text: T) -> T:
+    """Without what moves cursors or turns lines around: names of fields and words of upstreams are repeated here."""
+    if text is None or (text.isprintable() and len(text) <= _CHARACTERS_MAX):
+        return text
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:_CHARACTERS_MAX])
 
 
 BUG = Failure(
@@ -136,7 +146,7 @@ def _refusal_body(error: UpstreamError) -> bytes:
     """The model server's own words for refusing, and nothing else of its answer."""
     try:
         answer = msgspec.json.decode(error.body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer = None
     said: Mapping[str, Any] = answer if isinstance(answer, dict) else {}
     said = said["error"] if isinstance(said.get("error"), dict) else said

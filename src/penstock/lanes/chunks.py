@@ -7,6 +7,7 @@ passed on without being decoded. Whatever has another form (a role, an end, usag
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ _NULL: Final = msgspec.Raw(b"null")
 _decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
+_PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
+_STRING: Final = re.compile(rb'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4}))*').fullmatch
 
 
 class RefusedInStream(UpstreamBroken):
@@ -66,7 +69,7 @@ class Chunks:
         for event in events:
             if before and event.startswith(before) and event.endswith(self._after):
                 start, stop = len(before), len(event) - len(self._after)
-                if 0 < stop - start <= self._short_bytes and event.find(b'"', start, stop) < 0:
+                if 0 < stop - start <= self._short_bytes and _is_sound(event[start:stop]):
                     self.tokens += 1
                     self.events += 1
                     if before is self._before_out:
@@ -89,7 +92,7 @@ class Chunks:
         Raises:
             UpstreamBroken: The server did not say in any way that this is the end.
         """
-        shown = self.feed([rest + b"\n\n"]) if rest else b""
+        shown = self.feed([rest + b"\n\n"]) if rest and self.failure is None else b""
         if self.failure is not None or not (self.is_done or self.is_finished):
             raise self.failure or UpstreamBroken("the model server ended its answer in the middle")
         return shown
@@ -113,6 +116,8 @@ class Chunks:
             self.is_done = True
             return b""
         try:
+            if not _is_text(data):
+                raise UpstreamBroken("an event of the model server's answer is not UTF-8")
             fields = _decode_fields(data)
             choices = _decode(fields["choices"]) if "choices" in fields else []
             usage = _decode(fields["usage"]) if "usage" in fields else None
@@ -174,6 +179,21 @@ class Chunks:
         else:
             at = shown.index(quoted)
             self._before_out, self._after_out = shown[: at + 1], shown[at + len(quoted) - 1 :]
+
+
+def _is_sound(text: bytes) -> bool:
+    """Whether this is the inside of a JSON string, to the letter: what is passed on unread must not end or break it."""
+    return not text.strip(_PLAIN) or (_STRING(text) is not None and _is_text(text))
+
+
+def _is_text(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def shown_usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:

@@ -134,6 +134,6 @@ def _is_error(body: bytes) -> bool:
     """In the shape that every error of ours has: what a server in between says is not for clients."""
     try:
         told: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return isinstance(told, dict) and isinstance(told.get("error"), dict)
