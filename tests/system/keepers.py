@@ -78,9 +78,12 @@ class KeeperProgram(Program):
 class World:
     """One Redis, one PostgreSQL, and the organisation acme, which has a limit of each kind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, upstream: str = "http://127.0.0.1:1") -> None:
         self.folder = folder
-        self.redis, self.postgresql = Redis(folder), PostgreSQL(folder)
+        self._upstream = upstream
+        users = folder / "users.acl"  # as a restart finds them
+        users.touch()
+        self.redis, self.postgresql = Redis(folder, "--aclfile", str(users)), PostgreSQL(folder)
         self.numbers = iter(range(1, 2**40))
         self.settled: list[str] = []
         self.keepers: list[KeeperProgram] = []
@@ -124,15 +127,15 @@ class World:
             (self.folder / name).write_text(text)
             return {"file": str(self.folder / name)}
 
-        keeper_account = {"keeper": secret("keeper", ACCOUNTS["keeper"])}
+        accounts = {role: secret(role, ACCOUNTS[role]) for role in ("keeper", "api")}
         described = {
-            "models": {"m": {"upstream": "http://127.0.0.1:1", "context": 4096, "price": {"input": 1, "output": 2}}},
+            "models": {"m": {"upstream": self._upstream, "context": 4096, "price": {"input": 1, "output": 2}}},
             "plans": {"p": {"limits": ["200k tokens/minute", "300 usd/month", "1M tokens/day", "32 concurrent"]}},
             "organisations": {"acme": {"plan": "p"}},
             "auth": {"pepper": secret("pepper", "p" * 64)},
             "stores": {
-                "redis": {"url": self.redis.url, "accounts": keeper_account},
-                "postgresql": {"url": self.database, "accounts": keeper_account},
+                "redis": {"url": self.redis.url, "accounts": accounts},
+                "postgresql": {"url": self.database, "accounts": accounts},
                 "rabbitmq": {"url": "amqp://127.0.0.1:1/penstock"},
             },
         }

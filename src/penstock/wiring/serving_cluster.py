@@ -19,8 +19,9 @@ from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.adapters.postgresql.crash_points import unnoticed
 from penstock.adapters.postgresql.noticing import notice
-from penstock.adapters.spooling import FileSpool
+from penstock.adapters.spooling import CRASH_POINTS, FileSpool
 from penstock.adapters.sql.definitions import read_definitions
 from penstock.adapters.sql.job_store import SqlJobs
 from penstock.adapters.sql.keys import Keys
@@ -34,6 +35,7 @@ from penstock.lanes.following import Following
 from penstock.lanes.forwarding import GatewayAcceptor
 from penstock.wiring.auditing_cluster import audit_cluster
 from penstock.wiring.clock import SystemClock
+from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
 from penstock.wiring.holding import held_now
@@ -81,7 +83,8 @@ async def serve_cluster(
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
         quota = await parts.enter_async_context(open_quota(configuration, Role.API))
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
-        spool = FileSpool(places.spool, quota)
+        reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed
+        spool = FileSpool(places.spool, quota, reached=reached)
         await spool.start()
         parts.push_async_callback(spool.close)
         lane = await parts.enter_async_context(

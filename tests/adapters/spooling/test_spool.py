@@ -99,6 +99,21 @@ def test_the_next_run_applies_what_the_last_one_left(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_is_kept_after_a_torn_line_is_there_for_the_run_after_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "spool").write_bytes(b'{"reserve": torn by a loss of power')
+        async with opened(tmp_path / "spool", Away()) as spool:
+            await spool.keep(settle("r"), RESERVE)
+        store = Away()
+        store.is_away = False
+        async with opened(tmp_path / "spool", store) as spool:
+            while spool.waiting:
+                await store.until_asked()
+        assert store.applied == [settle("r")]
+
+    asyncio.run(main())
+
+
 def test_a_settle_of_an_unknown_reservation_stays_and_a_void_does_not(tmp_path: Path) -> None:
     async def main() -> None:
         store = Away()

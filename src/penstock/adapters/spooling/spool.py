@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,10 @@ log = logging.getLogger("penstock.adapters.spooling")
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 5.0
+WRITTEN: Final = "spool-written"  # points at which tests kill the process
+SYNCED: Final = "spool-synced"
+APPLIED: Final = "spool-applied"  # the store has it, and so has the file still
+CRASH_POINTS: Final = (WRITTEN, SYNCED, APPLIED)
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +60,13 @@ class FileSpool:
     Args:
         file: Made if it is not there; lines in it from an earlier run are applied first.
         store: Where ends belong.
+        reached: Called with the name of each point in ``CRASH_POINTS``.
     """
 
-    def __init__(self, file: Path, store: QuotaStore) -> None:
+    def __init__(self, file: Path, store: QuotaStore, *, reached: Callable[[str], None] = lambda _: None) -> None:
         self._file = file
         self._store = store
+        self._reached = reached
         self._kept: dict[str, Kept] = {}
         self._unwritten: list[bytes] = []
         self._writing: asyncio.Task[None] | None = None
@@ -131,12 +138,21 @@ class FileSpool:
                 log.warning("a torn line in the spool", extra={"bytes": len(line)})  # never acknowledged to anybody
                 continue
             self._kept[kept.ending.reservation] = kept
+        self._end_torn_line()
+
+    def _end_torn_line(self) -> None:
+        """So that what is kept next begins a line of its own: it would be lost with the torn one."""
+        size_bytes = os.fstat(self._descriptor).st_size
+        if size_bytes and os.pread(self._descriptor, 1, size_bytes - 1) != b"\n":
+            self._write(b"\n")
 
     def _write(self, lines: bytes) -> None:
         written = 0
         while written < len(lines):
             written += os.write(self._descriptor, lines[written:])
+        self._reached(WRITTEN)
         os.fdatasync(self._descriptor)
+        self._reached(SYNCED)
 
     async def _apply_all(self) -> None:
         delay_s = RETRY_FIRST_S
@@ -145,6 +161,7 @@ class FileSpool:
             self._arrived.clear()
             for kept in list(self._kept.values()):
                 if await self._apply(kept):
+                    self._reached(APPLIED)
                     self._kept.pop(kept.ending.reservation, None)
             if not self._kept:
                 delay_s = RETRY_FIRST_S
