@@ -268,10 +268,12 @@ def test_one_organisation_with_many_jobs_delays_another_by_one_of_them(path: Pat
             stage.outcome = gated
             for name in gates:
                 await stage.queue.put(name, name[0], "m", message(name))
-            for name in ("a0", "b0", "a1", "a2", "a3"):
-                await stage.until(lambda name=name: stage.begun[-1:] == [name])
-                gates[name].set()
+            order = ["a0", "b0", "a1", "a2", "a3"]
+            for position in range(len(order)):
+                await stage.until(lambda position=position: len(stage.begun) == position + 1)  # type: ignore[misc]
+                gates[order[position]].set()
             await stage.idle()
+            assert stage.begun == order
             assert await stage.jobs.waiting() == []
 
     run(test)

@@ -164,7 +164,9 @@ class Cluster:
 
         return asyncio.run(ask())
 
-    def define(self, organisation: str, *limits: tuple[Metric, Kind, int, int], **key: Any) -> str:
+    def define(
+        self, organisation: str, *limits: tuple[Metric, Kind, int, int], shard: int = 0, version: int = 1, **key: Any
+    ) -> str:
         """An organisation with the cluster's models, these limits (metric, kind, period_ms, cap) and a key; the key."""
         token = mint(organisation, "k1", secret=bytes(32))
         models = {
@@ -181,9 +183,10 @@ class Cluster:
                 "jwt.corp": Key(id="jwt.corp", verified=True),
             },
             models=models,
+            shard=shard,
         )
         now_ms = time.time_ns() // 1_000_000
-        self.apply(Define(organisation=organisation, caller_now_ms=now_ms, version=1, definitions=definitions))
+        self.apply(Define(organisation=organisation, caller_now_ms=now_ms, version=version, definitions=definitions))
         self.apply(Ready(organisation=organisation, caller_now_ms=now_ms, epoch=1))
         return token
 

@@ -49,6 +49,7 @@ class Cluster(Program):
             "plans": {"p": {"limits": list(limits)}},
             "organisations": {ORGANISATION: {"plan": "p"}, "other": {"plan": "p"}},
             "server": self.ports,
+            "queue": {"shards": 3},
         }
         (folder / "penstock.yaml").write_text(yaml.safe_dump(described))
         super().__init__(folder, "up", "--data", str(self.data))

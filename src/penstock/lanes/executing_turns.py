@@ -23,7 +23,7 @@ from penstock.lanes.executing import Later, Outcome, Poison
 from penstock.lanes.executing_call import Sleep
 from penstock.lanes.jobs import Job, read_job
 
-PATIENCE_MS: Final = 5_000
+PATIENCE_MS: Final = 1_000
 """A job that its limits refuse for longer leaves this process, and makes room for another of the same queue."""
 
 
