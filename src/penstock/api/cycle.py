@@ -45,6 +45,8 @@ class Cycle(RequestResponseCycle):
     expected_content_length = 0
     _head = b""  # of an answer whose body has not come yet
     _departed: Callable[[], None] | None = None
+    _event: asyncio.Event | None = None  # made when somebody waits
+    _has_news = False  # for whom ``_event`` is made
     task: asyncio.Task[None] | None = None
 
     def __init__(
@@ -64,7 +66,6 @@ class Cycle(RequestResponseCycle):
         self.transport = transport
         self.flow = flow
         self.default_headers = default_headers
-        self.message_event = asyncio.Event()
         self.on_response = on_response
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expect_100_continue
@@ -84,14 +85,31 @@ class Cycle(RequestResponseCycle):
 
     def take(self, piece: bytes) -> int:
         """A piece of the body has come; how many bytes wait to be read."""
-        self.body = self.body + piece if self.body else piece
-        return len(self.body)
+        self.body = body = self.body + piece if self.body else piece
+        self.tell()
+        return len(body)
+
+    def tell(self) -> None:
+        """Something has changed for whoever waits in ``receive``, or will."""
+        if self._event is None:
+            self._has_news = True
+        else:
+            self._event.set()
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override] # uvicorn makes it for each request
+        """What ``receive`` waits for."""
+        if self._event is None:
+            self._event = asyncio.Event()
+            if self._has_news:
+                self._event.set()
+        return self._event
 
     def leave(self) -> None:
         """The client has left."""
         if not self.response_complete:
             self.disconnected = True
-        self.message_event.set()
+        self.tell()
         if self._departed is not None:
             self._departed()
 
@@ -101,7 +119,9 @@ class Cycle(RequestResponseCycle):
         """See ``Wire.take_body``."""
         if self.more_body or self.disconnected:
             return None
-        self.message_event.clear()
+        self._has_news = False
+        if self._event is not None:
+            self._event.clear()
         body: bytes = self.body
         self.body = b""
         return body
@@ -189,7 +209,7 @@ class Cycle(RequestResponseCycle):
         self._head = b""
         self.expected_content_length = 0
         self.response_complete = True
-        self.message_event.set()
+        self.tell()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

@@ -75,8 +75,9 @@ class Exchange:
 
     def ignore_departure(self) -> None:
         """Stop watching the client."""
-        if self.departure is not None:
+        if self.departure is not None and not self.departure.happened:
             self.departure.ignore()
+            self.departure = None
 
     async def fail(self, failed: Failure, readings: tuple[Reading, ...] = ()) -> None:
         """Send an error: as the answer, or as the last event of a stream that has begun."""

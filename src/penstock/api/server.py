@@ -138,18 +138,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body, which nobody reads any more once the answer is complete."""
-        cycle = cast(Cycle, self.cycle)
-        if not cycle.response_complete:
-            if cycle.take(body) > HIGH_WATER_LIMIT:
-                self.flow.pause_reading()
-            cycle.message_event.set()
+        cycle: Any = self.cycle
+        if not cycle.response_complete and cycle.take(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """The body is whole."""
-        cycle = self.cycle
+        cycle: Any = self.cycle
         if not cycle.response_complete:
             cycle.more_body = False
-            cycle.message_event.set()
+            cycle.tell()
 
     def on_response_complete(self) -> None:
         """Turn to the request that came meanwhile; if there is none, the connection is idle from now on.
@@ -159,7 +157,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return

@@ -131,4 +131,4 @@ class Admission:
         record.prompt_tokens = usage.prompt
         record.cached_tokens = usage.cached
         record.completion_tokens = usage.completion
-        record.usage_source = usage.source.value
+        record.usage_source = str(usage.source)

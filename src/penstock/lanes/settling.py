@@ -32,6 +32,7 @@ RETRY_MOST_S: Final = 5.0
 
 
 Ended = SettleAnswer | VoidAnswer
+_ENDED: Final = (Settled, Done, Duplicate)
 
 
 async def apply_ending(store: QuotaStore, ending: Settle | Void) -> Ended:
@@ -83,9 +84,9 @@ class Settling:
         except asyncio.CancelledError:
             self._go_on(self._end(ending, reserve))
             raise
-        if isinstance(answer, Settled | Done | Duplicate):
+        if isinstance(answer, _ENDED):
             return answer
-        if answer is None or isinstance(answer, NotReady | Unknown):
+        if answer is None or isinstance(answer, (NotReady, Unknown)):
             keeping = self._go_on(self._spool.keep(ending, reserve))
             await asyncio.shield(keeping)
         else:

@@ -135,7 +135,7 @@ def record(
             team=reservation.team,
             key=reservation.key,
             model=reservation.model,
-            lane=reservation.lane.value,
+            lane=str(reservation.lane),
             occurred_at_ms=now_ms,
             usage=usage,
             charge=Charge(*charge) if charge is not NOTHING else NO_CHARGE,

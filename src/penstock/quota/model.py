@@ -15,7 +15,7 @@ While open, a request of the realtime lane runs; a job of the queue lane is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from penstock.quota import operations
 from penstock.quota.acquiring import acquire, reassert
@@ -69,4 +69,5 @@ class Organisation(Account):
         """
         if call.organisation != self.name:
             raise ValueError(f"a call for {call.organisation} was given to {self.name}")
-        return cast(A, _OPERATIONS[type(call)](self, call, time_ms))
+        answer: A = _OPERATIONS[type(call)](self, call, time_ms)
+        return answer

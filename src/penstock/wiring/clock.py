@@ -12,6 +12,4 @@ class SystemClock:
         """Unix milliseconds."""
         return time.time_ns() // 1_000_000
 
-    def monotonic_s(self) -> float:
-        """Seconds that never go back."""
-        return time.monotonic()
+    monotonic_s = staticmethod(time.monotonic)

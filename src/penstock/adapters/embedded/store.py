@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from penstock.adapters.embedded import crash_points
 from penstock.adapters.embedded.committing import GroupCommitter
@@ -39,6 +39,7 @@ A = TypeVar("A")
 
 _ADMITTING = (Reserve, Acquire)
 _NAMING = (Reserve, Acquire, Void, Post, Reassert)  # may write a row of an id that was not known before
+_CARRYING = (Post, Reassert)
 _AWAITED = (Settle, Void, Post, Cancel, Sweep, Acquire, Ready)
 
 
@@ -83,7 +84,7 @@ class EmbeddedStore:
             ValueError: A reservation's id does not begin with its time: our own mistake.
         """
         kind = type(call)
-        if self.failure is not None and kind in _ADMITTING:
+        if kind in _ADMITTING and self.failure is not None:
             raise StoreUnavailable(f"the ledger cannot be written: {self.failure}; nothing is admitted until it can")
         if kind in _NAMING:
             month_of(_named(call))  # the writer could not place a row of it, and would fail for everyone, for ever
@@ -97,7 +98,7 @@ class EmbeddedStore:
         if organisation.outbox or organisation.changed or kind in (Ready, Define):
             self._committer.join(organisation, is_redefined=kind is Define)
             self._reached(crash_points.QUEUED)
-        if kind in _AWAITED or (kind is Reserve and cast(Reserve, call).lane is Lane.QUEUE):
+        if kind in _AWAITED or (isinstance(call, Reserve) and call.lane is Lane.QUEUE):
             await self._committer.durable()
         return answer
 
@@ -115,5 +116,6 @@ class EmbeddedStore:
 
 
 def _named(call: Call[Any]) -> str:
-    arguments = call.arguments if isinstance(call, Post | Reassert) else call
-    return cast(Reserve, arguments).reservation
+    arguments: Any = call.arguments if isinstance(call, _CARRYING) else call
+    reservation: str = arguments.reservation
+    return reservation

@@ -83,16 +83,13 @@ class HttpClient:
         self._connections_max = connections_max
         self._idle_max = idle_max
         self._idle_s = idle_s
-        self._addresses: dict[str, Address] = {}
+        self._addresses: dict[str, tuple[Address, _Pool]] = {}
         self._pools: dict[Origin, _Pool] = {}
         self._connecting: dict[Origin, int] = {}
 
     async def open(self, request: UpstreamRequest) -> Response:
         """Send, and wait for the answer's head; see ``UpstreamClient.open``."""
-        address = self._addresses.get(request.url) or self._learn(request.url)
-        pool = self._pools.get(address.origin)
-        if pool is None:
-            pool = self._pools[address.origin] = _Pool(self._idle_max)
+        address, pool = self._addresses.get(request.url) or self._learn(request.url)
         head = request_head(request.method, address, request.headers, len(request.body))
         response = None
         while response is None and (connection := pool.take()) is not None:
@@ -151,11 +148,15 @@ class HttpClient:
             pool.open.add(connection)
         return connection
 
-    def _learn(self, url: str) -> Address:
+    def _learn(self, url: str) -> tuple[Address, _Pool]:
         if len(self._addresses) >= ADDRESSES_MAX:
             self._addresses.clear()
-        address = self._addresses[url] = parse_address(url)
-        return address
+        address = parse_address(url)
+        pool = self._pools.get(address.origin)
+        if pool is None:
+            pool = self._pools[address.origin] = _Pool(self._idle_max)
+        self._addresses[url] = address, pool
+        return address, pool
 
     def _context(self, origin: Origin) -> ssl.SSLContext:
         context = self._contexts.get(str(origin))

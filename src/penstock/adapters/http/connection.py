@@ -116,7 +116,9 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head)
             transport.write(body)
-        self._arm(now_s + min(bounds.first_byte_s, bounds.between_chunks_s, bounds.total_s))
+        due_s = now_s + min(bounds.first_byte_s, bounds.between_chunks_s, bounds.total_s)
+        if self._timer is None or self._timer_at > due_s:
+            self._arm(due_s)
         return response
 
     def resume(self) -> None:
@@ -234,7 +236,9 @@ class Connection(asyncio.Protocol):
             return
         response = self._response
         self._response = None
-        self._idle_until = self.loop.time() + min(self._idle_s, _kept_s(response.headers.get("keep-alive")))
+        keep_alive = response.headers.get("keep-alive")
+        kept_s = self._idle_s if keep_alive is None else min(self._idle_s, _kept_s(keep_alive))
+        self._idle_until = self.loop.time() + kept_s
         response.end(None)
 
     # --- time ------------------------------------------------------------------------------------------------
@@ -242,12 +246,14 @@ class Connection(asyncio.Protocol):
     def _after_answer(self) -> None:
         transport = self._transport
         assert transport is not None
-        self.resume()
+        if self._paused:
+            self.resume()
         if self._extra or not self._kept or transport.is_closing() or transport.get_write_buffer_size():
             self.close()
             return
         self._bounds = None
-        self._arm(self._idle_until)
+        if self._timer is None or self._timer_at > self._idle_until:
+            self._arm(self._idle_until)
         self._on_idle(self)
 
     def _arm(self, at_s: float) -> None:
@@ -289,11 +295,10 @@ _TOO_SLOW: Final = {
 }
 
 
-def _kept_s(keep_alive: str | None) -> float:
+def _kept_s(keep_alive: str) -> float:
     """How long the server promises to keep the connection, less a second for the way; infinite if it says nothing."""
-    if keep_alive is not None:
-        for part in keep_alive.split(","):
-            name, _, value = part.strip().partition("=")
-            if name.lower() == "timeout" and value.isdecimal():
-                return max(0.0, int(value) - 1.0)
+    for part in keep_alive.split(","):
+        name, _, value = part.strip().partition("=")
+        if name.lower() == "timeout" and value.isdecimal():
+            return max(0.0, int(value) - 1.0)
     return float("inf")

@@ -106,7 +106,7 @@ class Response:
         """Take a piece of the body; true if enough is waiting that reading should pause."""
         self._pieces.append(piece)
         self._buffered += len(piece)
-        if self._take is None:
+        if self._waiter is not None and self._take is None:
             self.wake()
         return self._buffered > BUFFER_BYTES_MAX
 
@@ -127,7 +127,8 @@ class Response:
         self._complete = error is None
         self._error = error
         self._connection = None
-        self.wake()
+        if self._waiter is not None:
+            self.wake()
 
     def wake(self) -> None:
         """Let the reader look again."""

@@ -92,7 +92,7 @@ def to_row(event: Event, *, month: int | None = None) -> tuple[Any, ...]:
     return (
         month_of(event.reservation) if month is None else month,
         event.reservation,
-        event.kind.value,
+        str(event.kind),
         event.organisation,
         event.team,
         event.key,
@@ -102,7 +102,7 @@ def to_row(event: Event, *, month: int | None = None) -> tuple[Any, ...]:
         usage.prompt,
         usage.cached,
         usage.completion,
-        usage.source.value,
+        str(usage.source),
         charge.tokens,
         charge.requests,
         charge.cost_nanos,
