@@ -12,9 +12,11 @@
     │   ├── MethodNotAllowed        405
     │   ├── TooSlow                 408
     │   ├── Conflict                409
+    │   ├── Outdated                412
     │   ├── TooLarge                413
     │   ├── UnsupportedMedia        415
-    │   └── Mismatched              422
+    │   ├── Mismatched              422
+    │   └── Unconditional           428
     ├── QuotaDenied                 a limit refused: 429, or 400 if it will never fit
     ├── StoreUnavailable            quota or ledger cannot be reached or is not ready: 503
     ├── Deposed                     another keeper took over: this one may write no more
@@ -106,6 +108,12 @@ class Conflict(RequestError):
     status = 409
 
 
+class Outdated(RequestError):
+    """Somebody else changed the record since it was read."""
+
+    status = 412
+
+
 class TooLarge(RequestError):
     """The body is larger than is read."""
 
@@ -122,6 +130,12 @@ class Mismatched(RequestError):
     """The same idempotency key came with another body."""
 
     status = 422
+
+
+class Unconditional(RequestError):
+    """The change does not say which state of the record it was made from."""
+
+    status = 428
 
 
 class QuotaDenied(PenstockError):

@@ -302,8 +302,8 @@ class WorkQueue(Protocol):
         """The job has ended, and its result, if it has one, is settled."""
         ...
 
-    async def forget(self, finished_before_ms: int) -> int:
-        """Delete what ended before, with its results; tells how many jobs."""
+    async def forget(self, *, now_ms: int, kept_ms: int) -> int:
+        """Delete jobs and results that are due, ``kept_ms`` after their end unless an organisation has its own."""
         ...
 
 

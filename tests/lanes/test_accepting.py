@@ -157,7 +157,7 @@ def test_a_key_whose_answer_was_deleted_may_be_used_again_under_another_id(path:
             await stage.idle()
             stage.counter.now_ms += DAY_MS
             await stage.counter.sweep()
-            assert await stage.jobs.forget(stage.counter.now_ms - 1) == 1
+            assert await stage.jobs.forget(now_ms=stage.counter.now_ms, kept_ms=1) == 1
             second = await stage.accept("key")
             await stage.idle()
             assert [first[-2:], second[-2:]] == ["-1", "-2"]

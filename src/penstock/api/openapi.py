@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from penstock.api.admin_openapi import admin_paths, admin_schemas
 from penstock.api.permissions import ASYNC_PREFIX, PERMISSIONS, Audience
 from penstock.ports import JobState
 
@@ -318,7 +319,7 @@ def _delete() -> dict[str, Any]:
 
 def declared(path: str) -> str:
     """A path of the description as the routes spell it."""
-    return path.replace("{name}", "{name:path}")
+    return path.replace("{name}", "{name:path}").replace("{limit}", "{limit:path}")
 
 
 @cache
@@ -327,6 +328,7 @@ def description() -> dict[str, Any]:
     paths: dict[str, Any] = {path: {"post": _post(path, *rest)} for path, rest in _POSTS.items()}
     paths |= {path: {"get": _get(path, *rest)} for path, rest in _GETS.items()}
     paths["/v1/jobs/{id}"]["delete"] = _delete()
+    paths |= admin_paths()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -337,7 +339,7 @@ def description() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS,
+            "schemas": _SCHEMAS | admin_schemas(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key, psk_..."}},
         },
     }

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from penstock.api.administering import AdminPages
 from penstock.api.answers import Page, json_answer
 from penstock.api.headers import rate_headers
 from penstock.api.instants import instant_ms, iso, to_ms
@@ -22,7 +23,7 @@ from penstock.config.notation import format_limit
 from penstock.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential
 from penstock.ports import USAGE_GROUPS, UsageQuery, UsageRow
-from penstock.quota.definitions import Limit
+from penstock.quota.definitions import Key, Limit
 from penstock.quota.operations import Inspect, Inspected, LimitStanding, Reading
 
 
@@ -33,6 +34,7 @@ class Pages:
         self._services = services
         self._permissions = permissions
         self._job_pages = JobPages(services)
+        self._admin_pages = AdminPages(services, self._administrator)
 
     def routes(self) -> list[Route]:
         """Every path beside the hot ones."""
@@ -55,6 +57,7 @@ class Pages:
         routes = [Route(path, self._for_key(path, page)) for path, page in for_keys.items()]
         job = "/v1/jobs/{id}"
         routes.append(Route(job, self._for_key(job, self._job_pages.one), methods=["GET", "DELETE"]))
+        routes += self._admin_pages.routes()
         return routes + [Route(path, self._for_anyone(path, page)) for path, page in for_anyone.items()]
 
     def _for_anyone(self, path: str, page: Page) -> Page:
@@ -84,7 +87,21 @@ class Pages:
         request.scope["penstock.record"].route = permission.route
         return permission
 
+    async def _administrator(self, path: str, request: Request) -> Credential:
+        """Whose request it is; what they may administrate is checked where the record is."""
+        self._permitted(path, request, Audience.ADMINISTRATOR)
+        credential, _ = await self._identified(request)
+        return credential
+
     async def _visitor(self, request: Request) -> Visitor:
+        credential, key = await self._identified(request)
+        now_ms = self._services.clock.now_ms()
+        standing = await self._services.quota.apply(Inspect(organisation=credential.organisation, caller_now_ms=now_ms))
+        if not isinstance(standing, Inspected):
+            raise StoreUnavailable("the quota store is not ready; try again")
+        return Visitor(credential.organisation, key, standing)
+
+    async def _identified(self, request: Request) -> tuple[Credential, Key]:
         credential = await self._credential(request)
         record = request.scope["penstock.record"]
         record.organisation = credential.organisation
@@ -93,11 +110,7 @@ class Pages:
         if key is None:
             raise Unauthenticated("the key is not in force")
         record.team = key.team
-        now_ms = self._services.clock.now_ms()
-        standing = await self._services.quota.apply(Inspect(organisation=credential.organisation, caller_now_ms=now_ms))
-        if not isinstance(standing, Inspected):
-            raise StoreUnavailable("the quota store is not ready; try again")
-        return Visitor(credential.organisation, key, standing)
+        return credential, key
 
     async def _credential(self, request: Request) -> Credential:
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")

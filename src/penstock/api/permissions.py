@@ -14,6 +14,7 @@ class Audience(StrEnum):
 
     ANYONE = "anyone"
     KEY = "key"  # any key in force whose scope allows the route; checked before the page runs
+    ADMINISTRATOR = "administrator"  # a key that may administrate; how far it reaches is checked with each record
     RESERVATION = "reservation"  # the quota store checks key and scope in the same step that reserves
 
 
@@ -39,6 +40,24 @@ PERMISSIONS: dict[str, Permission] = {
     "/v1/models/{name:path}": Permission(Audience.KEY, "models"),
     "/v1/usage": Permission(Audience.KEY, "usage"),
     "/v1/quota": Permission(Audience.KEY, "quota"),
+    **{
+        f"/admin/v1/{path}": Permission(Audience.ADMINISTRATOR, "admin")
+        for path in (
+            "organisations",
+            "organisations/{organisation}",
+            "organisations/{organisation}/teams",
+            "organisations/{organisation}/teams/{team}",
+            "organisations/{organisation}/keys",
+            "organisations/{organisation}/keys/{key}",
+            "organisations/{organisation}/keys/{key}/rotate",
+            "organisations/{organisation}/limits",
+            "organisations/{organisation}/limits/{limit:path}",
+            "organisations/{organisation}/content",
+            "organisations/{organisation}/jobs/{job}/content",
+            "prices",
+            "audit-log",
+        )
+    },
     "/health": Permission(Audience.ANYONE, "health"),
     "/health/live": Permission(Audience.ANYONE, "health"),
     "/health/ready": Permission(Audience.ANYONE, "health"),
@@ -46,6 +65,11 @@ PERMISSIONS: dict[str, Permission] = {
     "/v2/health/ready": Permission(Audience.ANYONE, "health"),
     "/openapi.json": Permission(Audience.ANYONE, "openapi"),
 }
+
+SCOPES = tuple(
+    dict.fromkeys(each.route for each in PERMISSIONS.values() if each.audience in (Audience.KEY, Audience.RESERVATION))
+)
+"""The names of routes that a key's scope may have. Administration is no route: a key has the right to it apart."""
 
 ASYNC_PREFIX = "/v1/async/"
 """Under it the same endpoints as elsewhere, always answered with a job."""

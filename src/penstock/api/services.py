@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from penstock.lanes.accepting import Acceptor
+from penstock.lanes.administering import Administration
 from penstock.lanes.credentials import Credential, Credentials
 from penstock.lanes.following import Following
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
@@ -86,6 +87,7 @@ class Services:
     Args:
         acceptor: Takes over what is to be answered later; ``jobs`` knows what became of it.
         models: By name; may change while the service runs.
+        administration: The records behind ``/admin/v1``; None where there are none.
         subjects: Reads what is no key; None if only keys pass.
         readiness: Asked at each look at ``/health/ready``.
     """
@@ -101,5 +103,6 @@ class Services:
     observer: Observer
     models: Mapping[str, ModelCard]
     readiness: Readiness
+    administration: Administration | None = None
     bounds: Bounds = Bounds()
     subjects: TokenReader | None = None

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 import typer
 
-from penstock.adapters.sql.keys import Keys, StoredKey
-from penstock.api.permissions import PERMISSIONS, Audience
+from penstock.adapters.sql.keys import Keys
+from penstock.api.permissions import SCOPES
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config import Configuration, NotationError
@@ -25,14 +26,24 @@ from penstock.config.walking import nearest
 from penstock.console.keys import KeyRow, key_state, keys_table, moment
 from penstock.console.screen import screen
 from penstock.errors import InvalidRequest
-from penstock.lanes.credentials import mac, mint
+from penstock.lanes.administering import Admin, StoredKey
+from penstock.lanes.credentials import Credentials, Hashed, mint
 from penstock.quota.definitions import Key
 from penstock.wiring.database import opened_database
 from penstock.wiring.places import Places
 from penstock.wiring.running import local_url
 from penstock.wiring.secrets import read_peppers
 
-ROUTES = tuple(dict.fromkeys(each.route for each in PERMISSIONS.values() if each.audience is not Audience.ANYONE))
+ROUTES = SCOPES
+
+
+class AdminOption(StrEnum):
+    """How the command line spells what a key may administrate."""
+
+    NOTHING = "nothing"
+    ORGANISATION = "organisation"
+    PLATFORM = "platform"
+
 
 keys = typer.Typer(
     name="keys",
@@ -62,6 +73,10 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long it is valid, such as 90d. Default: for ever.")
     ] = None,
+    admin: Annotated[
+        AdminOption,
+        typer.Option(help="What it may administrate over /admin/v1: nothing, its organisation, or everything."),
+    ] = AdminOption.NOTHING,
     config: ConfigurationFiles = DEFAULT_FILES,
     data: DataDirectory = None,
 ) -> None:
@@ -83,9 +98,18 @@ def create(
         cost_nanos_max=None if max_cost is None else _parsed_usd(max_cost, "--max-cost"),
     )
     token = mint(organisation, key.id, secret=secrets.token_bytes(32))
-    key = replace(key, macs=((_mac(token, configuration, places), 0),))
+    hashed = _hashed(token, configuration, places)
+    key = replace(key, macs=((hashed.mac, 0),))
     with _opened(configuration, places) as stored:
-        stored.create(organisation, key, name=name, now_ms=now_ms, actor=_actor())
+        stored.create(
+            organisation,
+            key,
+            name=name,
+            now_ms=now_ms,
+            actor=_actor(),
+            admin=Admin[admin.name],
+            pepper=hashed.pepper,
+        )
     _show_once(token, f"Key {key.id} of {organisation}{f', team {team}' if team else ''}", configuration)
 
 
@@ -131,8 +155,8 @@ def rotate(
     with _opened(configuration, places) as stored:
         stored.get(organisation, key_id)
         token = mint(organisation, key_id, secret=secrets.token_bytes(32))
-        hashed = _mac(token, configuration, places)
-        stored.rotate(organisation, key_id, mac=hashed, grace_ms=grace_ms, now_ms=now_ms, actor=_actor())
+        mac, pepper = _hashed(token, configuration, places)
+        stored.rotate(organisation, key_id, mac=mac, pepper=pepper, grace_ms=grace_ms, now_ms=now_ms, actor=_actor())
     ends = f"works until {moment(now_ms + grace_ms)} UTC" if grace_ms else "is refused from now on"
     _show_once(token, f"New secret of key {key_id} of {organisation}; the one before {ends}", configuration)
 
@@ -169,8 +193,8 @@ def _show_once(token: str, what: str, configuration: Configuration) -> None:
     )
 
 
-def _mac(token: str, configuration: Configuration, places: Places) -> str:
-    return mac(token, read_peppers(configuration, places, os.environ)[0])
+def _hashed(token: str, configuration: Configuration, places: Places) -> Hashed:
+    return Credentials(read_peppers(configuration, places, os.environ)).hashed(token)
 
 
 def _check_organisation(configuration: Configuration, organisation: str, team: str | None) -> None:
@@ -227,6 +251,8 @@ def _as_json(stored: StoredKey, now_ms: int) -> dict[str, object]:
         "models": None if key.models is None else sorted(key.models),
         "routes": None if key.routes is None else sorted(key.routes),
         "cost_nanos_max": key.cost_nanos_max,
+        "admin": stored.admin.value,
+        "creator": stored.creator,
         "created_at_ms": stored.created_at_ms,
         "expires_at_ms": key.expires_at_ms,
         "rotated_at_ms": stored.rotated_at_ms,

@@ -44,7 +44,7 @@ class ModelKind(StrEnum):
 
 
 class ManagedBy(StrEnum):
-    """Who changes an organisation after its first start."""
+    """Who changes an organisation, or a price, after the first start."""
 
     FILE = "file"
     API = "api"
@@ -146,6 +146,8 @@ class Model(Setting, frozen=True, kw_only=True):
         capacity: Of one replica.
         objective: What scaling aims at.
         timeouts: Bounds on calls to the upstream.
+        managed_by: `file`: this file owns the price, and the admin API refuses to change it; `api`: this file only
+            seeds it.
         replicas: Of its server, and so the bounds of its scaling.
         workers: Of the queue lane's workers for it.
         deploy: Have the chart deploy its server, and use that instead of `upstream`.
@@ -165,6 +167,7 @@ class Model(Setting, frozen=True, kw_only=True):
     capacity: Capacity | None = None
     objective: Objective = Objective()
     timeouts: Timeouts = Timeouts()
+    managed_by: ManagedBy = ManagedBy.FILE
     replicas: Replicas = Replicas()
     workers: Replicas = Replicas(min=0)
     deploy: Deploy | None = None
@@ -211,6 +214,18 @@ class ModelLimits(Setting, frozen=True, kw_only=True):
     limits: tuple[LimitTerm, ...] = ()
 
 
+class Retention(Setting, frozen=True, kw_only=True):
+    """How long an organisation's stored texts are kept. Prompts go when their job ends.
+
+    Args:
+        results: Of jobs; as `queue.results` if not given.
+        answers: Kept for idempotency keys; as `queue.answers` if not given.
+    """
+
+    results_ms: Milliseconds | None = field(name="results", default=None)
+    answers_ms: Milliseconds | None = field(name="answers", default=None)
+
+
 class Organisation(Setting, frozen=True, kw_only=True):
     """Who is served, metered and billed.
 
@@ -219,14 +234,16 @@ class Organisation(Setting, frozen=True, kw_only=True):
         limits: On top of the plan's.
         models: Limits on single models, by the model's name.
         teams: Parts with limits of their own, by name.
-        managed_by: `file`: this file owns plan and limits, and the admin API refuses to change them; `api`: this
-            file only seeds them.
+        retention: How long its stored texts are kept.
+        managed_by: `file`: this file owns plan, teams, limits and retention, and the admin API refuses to change
+            them; `api`: this file only seeds them.
     """
 
     plan: str
     limits: tuple[LimitTerm, ...] = ()
     models: dict[str, ModelLimits] = field(default_factory=dict)
     teams: dict[str, Team] = field(default_factory=dict)
+    retention: Retention = Retention()
     managed_by: ManagedBy = ManagedBy.FILE
 
 
@@ -327,7 +344,8 @@ class Queue(Setting, frozen=True, kw_only=True):
     Args:
         gateway: Address of the gateway that the API service forwards to; only with stores.
         deadline: How long after its acceptance a job may still begin and end.
-        results: How long a result is kept for its client.
+        results: How long a result is kept for its client; an organisation may have its own `retention`.
+        answers: How long the answer to a request with an Idempotency-Key is kept; the same.
         concurrency: Jobs that one process works on at once: the embedded default, and each worker.
         shards: Work queues of each model, at most 256: so many organisations wait apart from each other. Only with
             stores.
@@ -338,6 +356,7 @@ class Queue(Setting, frozen=True, kw_only=True):
     gateway: Url = "http://127.0.0.1:4195"
     deadline_ms: Milliseconds = field(name="deadline", default=3_600_000)
     results_ms: Milliseconds = field(name="results", default=86_400_000)
+    answers_ms: Milliseconds = field(name="answers", default=86_400_000)
     concurrency: PositiveAmount = 4
     shards: PositiveAmount = 16
     ready_bytes_max: PositiveAmount = 500_000_000

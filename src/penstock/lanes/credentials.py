@@ -14,6 +14,7 @@ import hmac
 import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import NamedTuple
 from zlib import crc32
 
 from penstock.errors import Forbidden
@@ -92,6 +93,23 @@ def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset
     return one & other
 
 
+def pepper_name(pepper: bytes) -> str:
+    """What a pepper is called where its keys are listed; it tells nothing of the pepper.
+
+    Example:
+        >>> len(pepper_name(b"pepper"))
+        8
+    """
+    return hmac.digest(pepper, b"name of this pepper", "sha256").hex()[:8]
+
+
+class Hashed(NamedTuple):
+    """What is kept of a new key: its HMAC, and the name of the pepper that it was made with."""
+
+    mac: str
+    pepper: str
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """A well-formed key as presented, of which it is not known yet whether it is right; or a verified token's subject.
@@ -130,6 +148,10 @@ class Credentials:
         self._peppers = peppers
         self._remembered_max = remembered_max
         self._read: dict[bytes, Credential] = {}
+
+    def hashed(self, token: str) -> Hashed:
+        """What to keep of a new key, under the newest pepper."""
+        return Hashed(mac(token, self._peppers[0]), pepper_name(self._peppers[0]))
 
     def read(self, token: bytes) -> Credential | None:
         """Take a key apart; None for text that is no key, or one with a slip in it.

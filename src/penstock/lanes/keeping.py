@@ -142,7 +142,7 @@ class Books(Protocol):
         """Make the ledger's next partitions; which months were new."""
         ...
 
-    async def forget_jobs(self, *, finished_before_ms: int) -> int:
+    async def forget_jobs(self, *, now_ms: int, kept_ms: int) -> int:
         """Delete jobs that nobody may ask for any more."""
         ...
 
@@ -204,7 +204,7 @@ class Keeper:
         self._lease_s = lease_s
         self._reached = reached
         self._pause = pause
-        self._defined: dict[str, int] = {}
+        self._defined: dict[str, Definitions] = {}
         self.tally = Tally()
 
     async def run(self) -> None:
@@ -274,7 +274,7 @@ class Keeper:
             try:
                 version, organisations = await self._definitions()
                 for name, definitions in organisations.items():
-                    if self._defined.get(name) != version:
+                    if self._defined.get(name) is not definitions:
                         await self._define(name, version, definitions)
                     await self._sweep(name, version, definitions)
             except StoreUnavailable as error:
@@ -288,7 +288,7 @@ class Keeper:
         )
         if isinstance(answer, Refused):
             log.error("definitions refused", extra={"organisation": name, "why": answer.why})
-        self._defined[name] = version
+        self._defined[name] = definitions
 
     async def _sweep(self, name: str, version: int, definitions: Definitions) -> None:
         answer = await self._quota.apply(
@@ -314,7 +314,7 @@ class Keeper:
                 ):
                     await self._settle(result)
                 await self._books.make_partitions()
-                await self._books.forget_jobs(finished_before_ms=now_ms - self._results_ms)
+                await self._books.forget_jobs(now_ms=now_ms, kept_ms=self._results_ms)
             except StoreUnavailable as error:
                 await self._wait_for_store("results wait to be settled", error)
             await self._pause(TIDY_EVERY_S)

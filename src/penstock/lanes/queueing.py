@@ -222,8 +222,9 @@ class Queue:
         kept = await self._work.result(entry.job)
         if kept is None:
             message = await self._work.message(entry.job)
-            outcome = Dropped() if message is None else await self._execute(message)
-            match outcome:
+            if message is None:  # erased while it waited; one that ended before stays as it ended
+                await self._void(entry.organisation, entry.job, "erased")
+            match Dropped() if message is None else await self._execute(message):
                 case Finished(result):
                     kept = await self._work.store(_stored(result))
                     self._reached(RESULT_KEPT)

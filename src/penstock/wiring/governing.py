@@ -1,27 +1,36 @@
-"""Keeps what governs requests up to date while the service runs: limits, models and prices, and the database's keys.
+"""Keeps what governs requests up to date while the service runs: limits, models, prices and keys, from the database.
 
-Keys change under a running service, from the command line. Their table has a version; once a second it is read,
-and a new one is defined for every organisation, so that a revoked key is refused within that second. In a cluster
-``penstock setup`` writes the limits beside the keys, and raises the same version.
+They change under a running service: by the admin API, the command line and ``penstock setup``. All of them share one
+version; twice a second it is read, and of a new one what changed is defined, so that a revoked key is refused, and a
+lowered cap holds, within two seconds everywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
+from sqlalchemy import Engine
+
+from penstock.adapters.sql.definition_rows import Governed, read_governed
+from penstock.adapters.sql.definitions import Written, record_definitions
 from penstock.adapters.sql.keys import Keys
+from penstock.adapters.sql.prices import put_in_force
 from penstock.adapters.sql.watching import watch
 from penstock.config import Configuration, definitions
+from penstock.config.compiling import model
+from penstock.config.settings import ManagedBy
 from penstock.lanes.credentials import Credential
 from penstock.ports import Clock, QuotaStore
 from penstock.quota.admitting import is_valid
 from penstock.quota.definitions import Definitions, Key, Overrun
-from penstock.quota.operations import Define, Refused
+from penstock.quota.operations import Define, Inspect, NotReady, Ready, Refused
+from penstock.wiring.identity import issuer_keys
 
-_log = logging.getLogger(__name__)
+FIRST_EPOCH = 1
+
+log = logging.getLogger(__name__)
 
 
 def in_file(configuration: Configuration) -> Mapping[str, Definitions]:
@@ -29,62 +38,117 @@ def in_file(configuration: Configuration) -> Mapping[str, Definitions]:
     return {name: definitions(configuration, name) for name in configuration.organisations}
 
 
+def written_in(configuration: Configuration) -> Written:
+    """What a configuration says beside definitions."""
+    organisations = configuration.organisations
+    return Written(
+        models={name: model(name, each) for name, each in configuration.models.items()},
+        seeded=[name for name, each in organisations.items() if each.managed_by is ManagedBy.API],
+        seeded_prices=[name for name, each in configuration.models.items() if each.managed_by is ManagedBy.API],
+        teams={name: tuple(each.teams) for name, each in organisations.items()},
+        kept_ms={name: (each.retention.results_ms, each.retention.answers_ms) for name, each in organisations.items()},
+    )
+
+
+def record(engine: Engine, configuration: Configuration, *, now_ms: int, actor: str) -> bool:
+    """Carry a configuration over into the database; tells whether anything changed but the keys of issuers."""
+    changed = record_definitions(
+        engine,
+        in_file(configuration),
+        shards=configuration.queue.shards,
+        now_ms=now_ms,
+        actor=actor,
+        written=written_in(configuration),
+    )
+    Keys(engine).record_verified(issuer_keys(configuration), now_ms=now_ms, actor=actor)
+    return changed
+
+
 class Governing:
     """The definitions of every organisation, current as of ``version``.
 
     Args:
-        organisations: What governs each but its keys, as of now; asked after each change of the version.
-        keys: The table of keys.
+        engine: Of the database that has them.
+        is_alone: There is no keeper, so what is new is also declared ready here.
     """
 
-    def __init__(self, organisations: Callable[[], Mapping[str, Definitions]], keys: Keys, clock: Clock) -> None:
-        self._organisations = organisations
-        self._keys = keys
+    def __init__(self, engine: Engine, clock: Clock, *, is_alone: bool = False) -> None:
+        self._engine = engine
+        self._keys = Keys(engine)
         self._clock = clock
-        self._version = 0
-        self.current: dict[str, Definitions] = {}
-        self.read()
+        self._is_alone = is_alone
+        self._lock = asyncio.Lock()
+        self._undefined: set[str] = set()
+        first = read_governed(engine)
+        self._version = first.version
+        self.current: dict[str, Definitions] = dict(first.organisations)
 
     @property
     def version(self) -> int:
-        """Of ``current``; at least 1, and higher after each change of the keys."""
+        """Of ``current``; at least 1, and higher after each change."""
         return self._version
 
-    def read(self) -> bool:
-        """Read everything if it changed since; tells whether they did. Waits for the database."""
-        version = self._keys.version() + 1
-        if version == self._version:
-            return False
-        organisations = self._organisations()
-        found: dict[str, dict[str, Key]] = {name: {} for name in organisations}
-        for stored in self._keys.list():
-            if stored.organisation in found:
-                found[stored.organisation][stored.key.id] = stored.key
-        self.current = {name: replace(each, keys=found[name]) for name, each in organisations.items()}
-        self._version = version
-        return True
+    async def look(self) -> None:
+        """Read everything if anything changed since.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        async with self._lock:
+            await self._look()
+
+    async def _look(self) -> None:
+        if await asyncio.to_thread(self._keys.version) + 1 != self._version:
+            self._take(await asyncio.to_thread(read_governed, self._engine))
+
+    def _take(self, governed: Governed) -> None:
+        """In place, since others hold on to ``current``; what did not change stays the same object."""
+        for name, each in governed.organisations.items():
+            if self.current.get(name) != each:
+                self.current[name] = each
+                self._undefined.add(name)
+        self._version = governed.version
+
+    async def refresh(self, quota: QuotaStore) -> None:
+        """Read what changed, and define it.
+
+        Raises:
+            StoreUnavailable: A store is away; what is not defined yet will be at the next call.
+        """
+        async with self._lock:
+            await self._look()
+            for name in sorted(self._undefined):
+                await self._define(quota, name)
+                self._undefined.discard(name)
+
+    async def watch(self, quota: QuotaStore) -> None:
+        """Define each change, within about a second, until cancelled; put prices in force when they are due."""
+
+        def look() -> int:
+            put_in_force(self._engine, now_ms=self._clock.now_ms(), actor="penstock serve")
+            return self._keys.version()
+
+        async def changed(_version: int) -> None:
+            await self.refresh(quota)
+
+        await watch(look, changed, known=self._version - 1)
+
+    async def _define(self, quota: QuotaStore, name: str) -> None:
+        now_ms = self._clock.now_ms()
+        answer = await quota.apply(
+            Define(organisation=name, caller_now_ms=now_ms, version=self._version, definitions=self.current[name])
+        )
+        if isinstance(answer, Refused):
+            log.error("definitions refused", extra={"organisation": name, "why": answer.why})
+        elif self._is_alone:
+            standing = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms))
+            if isinstance(standing, NotReady):  # it was not there before, so nothing of it can be lost
+                await quota.apply(Ready(organisation=name, caller_now_ms=now_ms, epoch=FIRST_EPOCH))
+        log.info("definitions changed", extra={"organisation": name, "version": self._version})
 
     def overrun(self, organisation: str) -> Overrun:
         """What a stream of this organisation does that outgrows a learned hold."""
         return self.current[organisation].overrun
-
-    async def watch(self, quota: QuotaStore) -> None:
-        """Define each change of the keys, within about a second, until cancelled."""
-
-        async def changed(_version: int) -> None:
-            if await asyncio.to_thread(self.read):
-                await self._define(quota)
-
-        await watch(self._keys, changed, known=self._version - 1)
-
-    async def _define(self, quota: QuotaStore) -> None:
-        for name, each in self.current.items():
-            answer = await quota.apply(
-                Define(organisation=name, caller_now_ms=self._clock.now_ms(), version=self._version, definitions=each)
-            )
-            if isinstance(answer, Refused):
-                _log.error("definitions refused", extra={"organisation": name, "why": answer.why})
-        _log.info("keys changed", extra={"version": self._version})
 
     async def check(self, credential: Credential) -> Key | None:
         """The key, if it is right now; see ``penstock.api.KeyCheck``."""

@@ -16,8 +16,6 @@ from penstock.adapters.postgresql.crash_points import CRASH_POINTS, unnoticed
 from penstock.adapters.postgresql.database import check_prepared
 from penstock.adapters.postgresql.keeping import KeeperStore
 from penstock.adapters.postgresql.leading import Leadership, session_options
-from penstock.adapters.sql.definitions import read_definitions
-from penstock.adapters.sql.keys import Keys
 from penstock.api.operations import operations_application
 from penstock.api.server import bind, serve
 from penstock.config import Configuration
@@ -77,7 +75,7 @@ async def run_keeper(
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.KEEPER))
         reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed
         leadership = Leadership(lock, process=f"{socket.gethostname()}:{os.getpid()}", now_ms=clock.now_ms)
-        governing = await asyncio.to_thread(Governing, partial(read_definitions, engine), Keys(engine), clock)
+        governing = await asyncio.to_thread(Governing, engine, clock)
         books = KeeperStore(writes, leadership, now_ms=clock.now_ms, reached=reached)
         restorer = await parts.enter_async_context(open_restorer(configuration, Role.KEEPER))
         keeper = Keeper(
@@ -104,5 +102,5 @@ async def run_keeper(
 
 
 async def _definitions(governing: Governing) -> tuple[int, Mapping[str, Definitions]]:
-    await asyncio.to_thread(governing.read)
+    await governing.look()
     return governing.version, governing.current

@@ -22,7 +22,7 @@ from penstock.ports import Clock, Observer, QuotaStore, WorkQueue
 from penstock.quota.events import Event
 from penstock.quota.operations import Lane
 
-FORGET_EVERY_S = 60.0
+FORGET_EVERY_S = 5.0
 RUNNING_S = 5.0  # what still runs then runs again after the next start
 
 _log = logging.getLogger(__name__)
@@ -94,10 +94,10 @@ async def embedded_queue(
 
 
 async def forget(jobs: WorkQueue, clock: Clock, *, kept_ms: int) -> None:
-    """Delete jobs and results that ended more than ``kept_ms`` ago, once a minute, until cancelled."""
+    """Delete jobs and results that ended more than ``kept_ms`` ago, every few seconds, until cancelled."""
     while True:
         try:
-            count = await jobs.forget(clock.now_ms() - kept_ms)
+            count = await jobs.forget(now_ms=clock.now_ms(), kept_ms=kept_ms)
             if count:
                 _log.info("old jobs deleted", extra={"count": count})
         except StoreUnavailable as error:

@@ -14,7 +14,8 @@ import secrets
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
-from functools import partial
+
+from sqlalchemy import Engine
 
 from penstock import __version__
 from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
@@ -33,18 +34,19 @@ from penstock.api.application import application
 from penstock.api.operations import operations_application
 from penstock.api.services import Services
 from penstock.config import Configuration
-from penstock.lanes.credentials import Credentials, mac, mint
+from penstock.lanes.credentials import Credentials, mint
 from penstock.lanes.following import Following
 from penstock.lanes.queueing import CRASH_POINTS as JOB_CRASH_POINTS
 from penstock.ports import Clock
 from penstock.quota.definitions import Key
 from penstock.quota.operations import Sweep
+from penstock.wiring.administering import SqlAdministration
 from penstock.wiring.auditing import audit_service
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
-from penstock.wiring.governing import Governing, in_file
+from penstock.wiring.governing import Governing, record
 from penstock.wiring.holding import held_now
-from penstock.wiring.identity import issuer_keys, open_subjects
+from penstock.wiring.identity import open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
@@ -83,10 +85,8 @@ async def serve_embedded(
         addresses = parts.enter_context(taken(configuration))
         engine = open_engine(places.database)
         parts.callback(engine.dispose)
-        await asyncio.to_thread(migrate, engine)
-        keys = Keys(engine)
-        first_key = await asyncio.to_thread(_prepare_keys, configuration, keys, clock, peppers[0])
-        governing = await asyncio.to_thread(Governing, partial(in_file, configuration), keys, clock)
+        first_key = await asyncio.to_thread(_prepare, engine, configuration, clock, Credentials(peppers))
+        governing = await asyncio.to_thread(Governing, engine, clock, is_alone=True)
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
@@ -117,6 +117,7 @@ async def serve_embedded(
             observer=observer,
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
+            administration=SqlAdministration(engine, governing, quota, shards=configuration.queue.shards),
             bounds=request_bounds(configuration),
             subjects=subjects,
         )
@@ -134,21 +135,30 @@ async def serve_embedded(
         )  # fmt: skip
 
 
-def _prepare_keys(configuration: Configuration, keys: Keys, clock: Clock, pepper: bytes) -> str | None:
-    """Those that stand for issuers, and one to begin with if there is none at all."""
-    first = _first_key(configuration, keys, clock, pepper)
-    keys.record_verified(issuer_keys(configuration), now_ms=clock.now_ms(), actor="penstock serve")
+def _prepare(engine: Engine, configuration: Configuration, clock: Clock, credentials: Credentials) -> str | None:
+    """Bring the database to this version, and the configuration into it; the first key, if one was made."""
+    migrate(engine)
+    first = _first_key(configuration, Keys(engine), clock, credentials)
+    record(engine, configuration, now_ms=clock.now_ms(), actor="penstock serve")
     return first
 
 
-def _first_key(configuration: Configuration, keys: Keys, clock: Clock, pepper: bytes) -> str | None:
+def _first_key(configuration: Configuration, keys: Keys, clock: Clock, credentials: Credentials) -> str | None:
+    """Make a key for the first organisation if there is none at all, so that a newcomer can begin."""
     organisation = next(iter(configuration.organisations), None)
     if organisation is None or keys.list():
         return None
     key = Key(id=secrets.token_hex(5))
     token = mint(organisation, key.id, secret=secrets.token_bytes(32))
-    key = replace(key, macs=((mac(token, pepper), 0),))
-    keys.create(organisation, key, name="first start", now_ms=clock.now_ms(), actor="penstock serve")
+    hashed = credentials.hashed(token)
+    keys.create(
+        organisation,
+        replace(key, macs=((hashed.mac, 0),)),
+        name="first start",
+        now_ms=clock.now_ms(),
+        actor="penstock serve",
+        pepper=hashed.pepper,
+    )
     return token
 
 

@@ -22,9 +22,7 @@ from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.postgresql.crash_points import unnoticed
 from penstock.adapters.postgresql.noticing import notice
 from penstock.adapters.spooling import CRASH_POINTS, FileSpool
-from penstock.adapters.sql.definitions import read_definitions
 from penstock.adapters.sql.job_store import SqlJobs
-from penstock.adapters.sql.keys import Keys
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
 from penstock.api.operations import operations_application
@@ -33,6 +31,7 @@ from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials
 from penstock.lanes.following import Following
 from penstock.lanes.forwarding import GatewayAcceptor
+from penstock.wiring.administering import SqlAdministration
 from penstock.wiring.auditing_cluster import audit_cluster
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
@@ -76,8 +75,7 @@ async def serve_cluster(
         addresses = parts.enter_context(taken(configuration))
         engine = cluster_engine(configuration, Role.API)
         parts.callback(engine.dispose)
-        keys = Keys(engine)
-        governing = await asyncio.to_thread(Governing, partial(read_definitions, engine), keys, clock)
+        governing = await asyncio.to_thread(Governing, engine, clock)
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
@@ -109,6 +107,7 @@ async def serve_cluster(
             observer=observer,
             models=model_cards(configuration),
             readiness=lambda: readiness(quota, governing.current, clock),
+            administration=SqlAdministration(engine, governing, quota, shards=configuration.queue.shards),
             bounds=request_bounds(configuration),
             subjects=subjects,
         )

@@ -22,14 +22,11 @@ from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.store import GOVERNING_S
 from penstock.adapters.redis.users import apply_users
 from penstock.adapters.redis.wire import Refusal
-from penstock.adapters.sql.definitions import record_definitions
-from penstock.adapters.sql.keys import Keys
 from penstock.config import Configuration
 from penstock.errors import ConfigurationError, StoreUnavailable
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
-from penstock.wiring.governing import in_file
-from penstock.wiring.identity import issuer_keys
+from penstock.wiring.governing import record
 from penstock.wiring.quota import redis_address
 from penstock.wiring.stores import USER_PREFIX, VIRTUAL_HOST, Service, accounts, address
 from penstock.wiring.templates import templates
@@ -62,11 +59,7 @@ def _postgresql(configuration: Configuration, environment: Mapping[str, str], te
     try:
         prepare_postgresql(engine, users, now_ms=now_ms)
         tell(f"postgresql: schema and partitions are as wanted, {_users(users)}")
-        actor = f"setup:{getpass.getuser()}"
-        changed = record_definitions(
-            engine, in_file(configuration), shards=configuration.queue.shards, now_ms=now_ms, actor=actor
-        )
-        Keys(engine).record_verified(issuer_keys(configuration), now_ms=now_ms, actor=actor)
+        changed = record(engine, configuration, now_ms=now_ms, actor=f"setup:{getpass.getuser()}")
         count = len(configuration.organisations)
         tell(f"postgresql: {count} organisations {'are written' if changed else 'stay as they are'}")
     finally:

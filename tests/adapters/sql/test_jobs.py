@@ -241,6 +241,6 @@ def test_old_jobs_are_forgotten_unless_a_charge_is_on_its_way(projected: Project
         connection.execute(
             results.update().where(results.c.job == reservation_id(MARCH_MS, 3)).values(finished_at_ms=2**50)
         )
-        assert forget_jobs(connection, finished_before_ms=MARCH_MS + 3_600_000) == 1
+        assert forget_jobs(connection, now_ms=MARCH_MS + 3_600_001, kept_ms=1) == 1
         assert connection.execute(select(func.count()).select_from(results)).scalar() == 2
     assert [projected.get(number) is not None for number in (1, 2, 3, 4)] == [False, True, True, True]

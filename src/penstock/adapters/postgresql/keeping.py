@@ -118,9 +118,9 @@ class KeeperStore:
         """Make the ledger's next partitions; which months were new."""
         return await self._write(lambda connection: make_partitions(connection, now_ms=self._now_ms()))
 
-    async def forget_jobs(self, *, finished_before_ms: int) -> int:
+    async def forget_jobs(self, *, now_ms: int, kept_ms: int) -> int:
         """Delete jobs and results that nobody may ask for any more; how many jobs."""
-        return await self._write(lambda connection: forget_jobs(connection, finished_before_ms=finished_before_ms))
+        return await self._write(lambda connection: forget_jobs(connection, now_ms=now_ms, kept_ms=kept_ms))
 
     async def epoch(self, organisation: str) -> int:
         """The organisation's last epoch; 0 of one that never had any."""

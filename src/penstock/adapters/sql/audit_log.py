@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
 from penstock.adapters.sql.tables import audit_log
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditEntry:
-    """One change. ``before`` is None for something new, ``after`` for something removed; neither holds a secret."""
-
-    at_ms: int
-    actor: str
-    action: str
-    organisation: str | None
-    subject: str
-    before: Any
-    after: Any
+from penstock.lanes.administering import AuditQuery, AuditRecord
 
 
 def record(
@@ -48,21 +35,38 @@ def record(
     )
 
 
-def entries(engine: Engine, organisation: str | None = None, *, rows_max: int = 1_000) -> list[AuditEntry]:
+def entries(engine: Engine, organisation: str | None = None, *, rows_max: int = 1_000) -> list[AuditRecord]:
     """The newest entries, newest first; of everything if no organisation is named."""
-    statement = select(audit_log).order_by(audit_log.c.id.desc()).limit(rows_max)
-    if organisation is not None:
-        statement = statement.where(audit_log.c.organisation == organisation)
     with engine.connect() as connection:
-        return [
-            AuditEntry(
-                at_ms=row.at_ms,
-                actor=row.actor,
-                action=row.action,
-                organisation=row.organisation,
-                subject=row.subject,
-                before=row.before,
-                after=row.after,
-            )
-            for row in connection.execute(statement)
-        ]
+        return page_of_entries(connection, AuditQuery(organisation=organisation, count_max=rows_max))
+
+
+def page_of_entries(connection: Connection, query: AuditQuery) -> list[AuditRecord]:
+    """Entries that match, newest first."""
+    row = audit_log.c
+    asked = (
+        (query.organisation, row.organisation.__eq__),
+        (query.actor, row.actor.__eq__),
+        (query.action, row.action.__eq__),
+        (query.subject, row.subject.__eq__),
+        (query.from_ms, row.at_ms.__ge__),
+        (query.until_ms, row.at_ms.__lt__),
+        (query.before_id, row.id.__lt__),
+    )
+    statement = select(audit_log).order_by(row.id.desc()).limit(query.count_max)
+    for value, compared in asked:
+        if value is not None:
+            statement = statement.where(compared(value))
+    return [
+        AuditRecord(
+            id=each.id,
+            at_ms=each.at_ms,
+            actor=each.actor,
+            action=each.action,
+            organisation=each.organisation,
+            subject=each.subject,
+            before=each.before,
+            after=each.after,
+        )
+        for each in connection.execute(statement)
+    ]

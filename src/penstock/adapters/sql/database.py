@@ -24,6 +24,7 @@ from penstock.adapters.sql.migrations import revisions
 from penstock.errors import StoreUnavailable
 
 BUSY_MS = 5_000
+_SCRUBS_MAX = 5
 WRITE = {"penstock_begin": "BEGIN IMMEDIATE"}
 
 
@@ -41,6 +42,7 @@ def open_engine(path: Path, *, busy_ms: int = BUSY_MS) -> Engine:
         cursor = driver.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {busy_ms:d}")
         cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only unlinked
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -56,6 +58,36 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes; SQLite's takes its lock at its begin: it cannot fail half-way for want of it."""
     with engine.connect().execution_options(**WRITE) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a driver's error into ours.
+
+    Raises:
+        StoreUnavailable: The database refuses.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise StoreUnavailable(f"the database does not work: {error.orig}; free its disk, or repair it") from error
+
+
+def scrub(engine: Engine) -> None:
+    """Leave nothing of deleted rows in the files: the database overwrites them, the log of changes is emptied here.
+
+    Raises:
+        StoreUnavailable: Somebody reads without end, so the log cannot be emptied.
+    """
+    for _ in range(_SCRUBS_MAX):
+        driver: Any = engine.raw_connection()
+        try:  # outside a transaction; it waits for readers as long as a statement waits for a writer
+            (is_busy, *_rest) = driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            driver.close()
+        if not is_busy:
+            return
+    raise StoreUnavailable("the database is read without end, so its log cannot be emptied; try again in a while")
 
 
 def migrate(engine: Engine) -> None:

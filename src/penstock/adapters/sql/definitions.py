@@ -1,33 +1,68 @@
-"""What governs requests, kept in the database: carried over from the configuration once, read by every process.
+"""What governs requests, carried over from the configuration into the database, which every process reads.
 
 A change raises the version that keys raise too, writes the audit log in its own transaction, and leaves what did not
-change alone; carrying the same over again changes nothing.
+change alone; carrying the same over again changes nothing. What the configuration owns becomes as it says; what it
+only seeds is written once, and then belongs to administrators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, delete, func, insert, select, update
 
 from penstock.adapters.sql.audit_log import record
 from penstock.adapters.sql.database import writing
+from penstock.adapters.sql.definition_rows import (
+    PICOS,
+    limit_columns,
+    models_in_force,
+    organisations_without_keys,
+    prices_in_force,
+)
 from penstock.adapters.sql.definition_tables import limits, models, organisations, prices, teams
 from penstock.adapters.sql.keys import raise_version
 from penstock.adapters.sql.shards import assign
-from penstock.quota.definitions import Definitions, Kind, Limit, Metric, Model, Overrun, Price, ReservePolicy
+from penstock.quota.definitions import Definitions, Limit, Model, Price
 from penstock.quota.limits import limit_id
 
-_PICOS = ("prompt_picos", "cached_picos", "completion_picos", "request_picos")
+FILE, API = "file", "api"  # who manages a record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a configuration says beside definitions.
+
+    Args:
+        models: Where no organisation is named that would bring them.
+        seeded: Organisations whose records belong to administrators once they are there.
+        seeded_prices: Models of which the price does.
+        teams: By organisation; those that have limits need not be named.
+        kept_ms: By organisation: how long results and idempotent answers are kept, None as for everybody.
+    """
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+    seeded: Collection[str] = ()
+    seeded_prices: Collection[str] = ()
+    teams: Mapping[str, Collection[str]] = field(default_factory=dict)
+    kept_ms: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
 
 
 def record_definitions(
-    engine: Engine, definitions: Mapping[str, Definitions], *, shards: int, now_ms: int, actor: str
+    engine: Engine,
+    definitions: Mapping[str, Definitions],
+    *,
+    shards: int,
+    now_ms: int,
+    actor: str,
+    written: Written = Written(),
 ) -> bool:
-    """Make these the definitions of these organisations, and of no others; tells whether anything changed.
+    """Make these the definitions of these organisations; tells whether anything changed.
 
-    An organisation that is not named any more keeps its row and its keys, and has nothing left that it may use.
+    An organisation that is not named any more keeps its row and its keys, and has nothing left that it may use,
+    unless administrators manage it.
 
     Args:
         definitions: By organisation; keys and shards in it are not looked at. Every one names the same models.
@@ -36,12 +71,18 @@ def record_definitions(
     """
     with writing(engine) as connection:
         version = raise_version(connection)  # first: whoever else records waits here
+        managed = _managers(connection, organisations)
+        settled = {name for name in written.seeded if name in managed}  # seeded before, so not touched again
         changes = [
-            *_record_models(connection, definitions, now_ms=now_ms),
-            *_record_organisations(connection, definitions, now_ms=now_ms),
-            *(change for name in definitions for change in _record_limits(connection, name, definitions[name])),
-            *_record_shards(connection, shards),
+            *_record_models(connection, definitions, written, now_ms=now_ms),
+            *_hand_over(connection, settled, managed),
+            *_record_organisations(connection, definitions, written, settled, now_ms=now_ms),
         ]
+        for name, each in definitions.items():
+            if name not in settled:
+                changes += _record_limits(connection, name, each)
+                changes += _record_teams(connection, name, each, written.teams.get(name, ()))
+        changes += _record_shards(connection, shards)
         for subject, organisation, before, after in changes:
             record(
                 connection,
@@ -61,71 +102,91 @@ def record_definitions(
 def read_definitions(engine: Engine) -> dict[str, Definitions]:
     """By organisation, without keys. One that was removed is there, and has nothing that it may use."""
     with engine.begin() as connection:
-        known = _models(connection)
-        found: dict[str, list[Limit]] = {}
-        for row in connection.execute(select(limits).order_by(limits.c.organisation, limits.c.id)):
-            found.setdefault(row.organisation, []).append(
-                Limit(
-                    owner=row.owner,
-                    metric=Metric(row.metric),
-                    kind=Kind(row.kind),
-                    cap=row.cap,
-                    period_ms=row.period_ms,
-                    anchor_ms=row.anchor_ms,
-                    model=row.model,
-                )
-            )
-        return {
-            row.name: Definitions(
-                limits=tuple(found.get(row.name, ())),
-                models={} if row.removed_at_ms else known,
-                reserve=ReservePolicy(row.reserve),
-                overrun=Overrun(row.overrun),
-                shard=max(0, row.shard),
-            )
-            for row in connection.execute(select(organisations).order_by(organisations.c.name))
-        }
+        return organisations_without_keys(connection)
 
 
 Change = tuple[str, str | None, Any, Any]  # subject, organisation, before, after
 
 
-def _record_models(connection: Connection, definitions: Mapping[str, Definitions], *, now_ms: int) -> list[Change]:
-    wanted = {name: model for each in definitions.values() for name, model in each.models.items()}
-    known = _models(connection)
+def _record_models(
+    connection: Connection, definitions: Mapping[str, Definitions], written: Written, *, now_ms: int
+) -> list[Change]:
+    wanted = dict(written.models)
+    wanted |= {name: model for each in definitions.values() for name, model in each.models.items()}
+    known = models_in_force(connection)
+    managed = _managers(connection, models)
+    newest = prices_in_force(connection)
     changes: list[Change] = []
     for name in sorted({*wanted, *known}):
         before, after = known.get(name), wanted.get(name)
-        if before == after:
-            continue
-        row: dict[str, Any] = {"name": name}
+        here = models.c.name == name
         if after is None:
-            connection.execute(delete(models).where(models.c.name == name))
-        else:
-            row |= {
-                "context": after.context,
-                "template_tokens": after.template_tokens,
-                "tokens_per_byte_max": after.tokens_per_byte_max,
-            }
-            _put(connection, models, models.c.name == name, row)
-            if _newest_prices(connection).get(name) != after.price:
-                picos = {each: getattr(after.price, each) for each in _PICOS}
-                newest = select(func.max(prices.c.since_ms)).where(prices.c.model == name)
-                last_ms = connection.execute(newest).scalar() or 0
-                since_ms = max(now_ms, last_ms + 1)  # two changes within a millisecond are two rows
-                connection.execute(insert(prices).values(model=name, since_ms=since_ms, **picos))
-        changes.append((f"model {name}", None, before, after))
+            connection.execute(delete(models).where(here))
+            changes.append((f"model {name}", None, before, None))
+            continue
+        manager = API if name in written.seeded_prices else FILE
+        price = newest[name] if manager == API and name in known else after.price
+        sizes = {each: getattr(after, each) for each in ("context", "template_tokens", "tokens_per_byte_max")}
+        is_same = before is not None and all(getattr(before, each) == sizes[each] for each in sizes)
+        if is_same and managed[name] == manager and newest[name] == price:
+            continue
+        _put(connection, models, here, {"name": name, "managed_by": manager, **sizes})
+        if manager == FILE:  # what was planned belongs to administrators, who have no say any more
+            connection.execute(delete(prices).where(prices.c.model == name, prices.c.in_force.is_(False)))
+        if newest.get(name) != price:
+            _add_price(connection, name, price, now_ms=now_ms)
+        seen = None if before is None else {"managed_by": managed[name], **_shown(before)}
+        changes.append((f"model {name}", None, seen, {"managed_by": manager, **sizes, "price": price}))
     return changes
 
 
+def _managers(connection: Connection, table: Table) -> dict[str, str]:
+    return {row.name: row.managed_by for row in connection.execute(select(table.c.name, table.c.managed_by))}
+
+
+def _shown(model: Any) -> dict[str, Any]:
+    return {each: getattr(model, each) for each in ("context", "template_tokens", "tokens_per_byte_max", "price")}
+
+
+def _add_price(connection: Connection, model: str, price: Price, *, now_ms: int) -> None:
+    newest = select(func.max(prices.c.since_ms)).where(prices.c.model == model)
+    last_ms = connection.execute(newest).scalar() or 0
+    since_ms = max(now_ms, last_ms + 1)  # two changes within a millisecond are two rows
+    picos = {each: getattr(price, each) for each in PICOS}
+    connection.execute(insert(prices).values(model=model, since_ms=since_ms, in_force=True, **picos))
+
+
+def _hand_over(connection: Connection, settled: Collection[str], managed: Mapping[str, str]) -> list[Change]:
+    """Organisations that the configuration owned until now, and that administrators manage from now on."""
+    handed = sorted(name for name in settled if managed[name] != API)
+    for name in handed:
+        connection.execute(update(organisations).where(organisations.c.name == name).values(managed_by=API))
+    return [(f"organisation {name}", name, {"managed_by": FILE}, {"managed_by": API}) for name in handed]
+
+
 def _record_organisations(
-    connection: Connection, definitions: Mapping[str, Definitions], *, now_ms: int
+    connection: Connection,
+    definitions: Mapping[str, Definitions],
+    written: Written,
+    settled: Collection[str],
+    *,
+    now_ms: int,
 ) -> list[Change]:
     known = {row.name: row for row in connection.execute(select(organisations))}
     changes: list[Change] = []
     for name, each in definitions.items():
+        if name in settled:
+            continue
         row = known.get(name)
-        policy = {"reserve": each.reserve.value, "overrun": each.overrun.value, "removed_at_ms": 0}
+        results_ms, answers_ms = written.kept_ms.get(name, (None, None))
+        policy = {
+            "reserve": each.reserve.value,
+            "overrun": each.overrun.value,
+            "removed_at_ms": 0,
+            "managed_by": API if name in written.seeded else FILE,
+            "results_ms": results_ms,
+            "answers_ms": answers_ms,
+        }
         before = None if row is None else {field: getattr(row, field) for field in policy}
         if before == policy:
             continue
@@ -135,11 +196,12 @@ def _record_organisations(
         _put(connection, organisations, organisations.c.name == name, values)
         changes.append((f"organisation {name}", name, before, policy))
     for name in known.keys() - definitions.keys():
-        if known[name].removed_at_ms == 0:
+        if known[name].removed_at_ms == 0 and known[name].managed_by == FILE:
             gone = organisations.c.name == name
             connection.execute(update(organisations).where(gone).values(removed_at_ms=now_ms))
             changes.append((f"organisation {name}", name, {"removed_at_ms": 0}, {"removed_at_ms": now_ms}))
             changes += _record_limits(connection, name, Definitions())
+            changes += _record_teams(connection, name, Definitions(), ())
     return changes
 
 
@@ -160,57 +222,33 @@ def _record_limits(connection: Connection, name: str, definitions: Definitions) 
         if limit is None:
             connection.execute(delete(limits).where(here))
         elif row is None or row.cap != limit.cap:
-            _put(connection, limits, here, {"organisation": name, "id": each, **_columns(limit)})
+            _put(connection, limits, here, {"organisation": name, "id": each, **limit_columns(limit)})
         else:
             continue
         before, after = (None if row is None else row.cap), (None if limit is None else limit.cap)
         changes.append((f"limit {each}", name, {"cap": before}, {"cap": after}))
-    _record_teams(connection, name, wanted)
     return changes
 
 
-def _record_teams(connection: Connection, name: str, wanted: Mapping[str, Limit]) -> None:
-    """The teams that have limits: a column of their own for those who join usage with them."""
+def _record_teams(connection: Connection, name: str, definitions: Definitions, named: Collection[str]) -> list[Change]:
     prefix = f"{name}:team:"
-    named = {limit.owner.removeprefix(prefix) for limit in wanted.values() if limit.owner.startswith(prefix)}
+    wanted = {*named, *teams_with_limits(definitions.limits, prefix)}
     known = set(connection.execute(select(teams.c.name).where(teams.c.organisation == name)).scalars())
-    for team in sorted(named - known):
+    for team in wanted - known:
         connection.execute(insert(teams).values(organisation=name, name=team))
-    for team in known - named:
+    for team in known - wanted:
         connection.execute(delete(teams).where(teams.c.organisation == name, teams.c.name == team))
+    return [
+        *((f"team {team}", name, None, {}) for team in sorted(wanted - known)),
+        *((f"team {team}", name, {}, None) for team in sorted(known - wanted)),
+    ]
 
 
-def _columns(limit: Limit) -> dict[str, Any]:
-    return {
-        "owner": limit.owner,
-        "metric": limit.metric.value,
-        "kind": limit.kind.value,
-        "period_ms": limit.period_ms,
-        "anchor_ms": limit.anchor_ms,
-        "model": limit.model,
-        "cap": limit.cap,
-    }
+def teams_with_limits(found: Collection[Limit], prefix: str) -> set[str]:
+    """The teams that limits belong to, whose owners begin with ``prefix``."""
+    return {limit.owner.removeprefix(prefix) for limit in found if limit.owner.startswith(prefix)}
 
 
 def _put(connection: Connection, table: Table, here: ColumnElement[bool], row: dict[str, Any]) -> None:
     connection.execute(delete(table).where(here))
     connection.execute(insert(table).values(**row))
-
-
-def _models(connection: Connection) -> dict[str, Model]:
-    newest = _newest_prices(connection)
-    return {
-        row.name: Model(
-            name=row.name,
-            context=row.context,
-            template_tokens=row.template_tokens,
-            tokens_per_byte_max=row.tokens_per_byte_max,
-            price=newest[row.name],
-        )
-        for row in connection.execute(select(models).order_by(models.c.name))
-    }
-
-
-def _newest_prices(connection: Connection) -> dict[str, Price]:
-    rows = connection.execute(select(prices).order_by(prices.c.model, prices.c.since_ms))
-    return {row.model: Price(**{each: getattr(row, each) for each in _PICOS}) for row in rows}

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, delete, insert, select
-from sqlalchemy.exc import DBAPIError
 
-from penstock.adapters.sql.database import writing
+from penstock.adapters.sql.database import translated, writing
 from penstock.adapters.sql.job_tables import queued_jobs
 from penstock.adapters.sql.jobs import (
     forget_jobs,
@@ -24,7 +23,6 @@ from penstock.adapters.sql.jobs import (
     mark_settled,
     store_result,
 )
-from penstock.errors import StoreUnavailable
 from penstock.ports import Attempt, JobQuery, QueuedJob, StoredJob, StoredResult
 
 T = TypeVar("T")
@@ -139,30 +137,20 @@ class SqlJobs(Watches):
         await self._write(end)
         self.tell(job)
 
-    async def forget(self, finished_before_ms: int) -> int:
-        """Delete what ended before."""
-        return await self._write(lambda connection: forget_jobs(connection, finished_before_ms=finished_before_ms))
+    async def forget(self, *, now_ms: int, kept_ms: int) -> int:
+        """Delete what is due."""
+        return await self._write(lambda connection: forget_jobs(connection, now_ms=now_ms, kept_ms=kept_ms))
 
     async def _read(self, ask: Callable[[Connection], T]) -> T:
         def run() -> T:
-            with _translated(), self._engine.connect() as connection:
+            with translated(), self._engine.connect() as connection:
                 return ask(connection)
 
         return await asyncio.to_thread(run)
 
     async def _write(self, change: Callable[[Connection], T]) -> T:
         def run() -> T:
-            with _translated(), writing(self._engine) as connection:
+            with translated(), writing(self._engine) as connection:
                 return change(connection)
 
         return await asyncio.to_thread(run)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise StoreUnavailable(f"the database of jobs does not work: {error.orig}; free its disk, or repair it") from (
-            error
-        )

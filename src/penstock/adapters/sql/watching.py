@@ -1,7 +1,8 @@
-"""Noticing that another process changed keys, so that a revoked key is refused within a second.
+"""Noticing that another process changed keys or definitions, so that a revoked key is refused within two seconds.
 
-SQLite tells nobody of a change, so the version is asked for: one row, once a second. (``PRAGMA data_version`` would not
-do: it changes with each group that the service itself commits.)
+SQLite tells nobody of a change, so the version is asked for: one row, twice a second. (``PRAGMA data_version`` would
+not do: it changes with each group that the service itself commits.) PostgreSQL is asked alike: a notice can be lost
+with its connection, and whoever must not miss one has to ask all the same.
 """
 
 from __future__ import annotations
@@ -12,36 +13,35 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import DBAPIError
 
-from penstock.adapters.sql.keys import Keys
 from penstock.errors import StoreUnavailable
 
-EVERY_S = 1.0
+EVERY_S = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 async def watch(
-    keys: Keys,
+    look: Callable[[], int],
     changed: Callable[[int], Awaitable[None]],
     *,
     known: int,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Call ``changed`` with each new version of the keys, until cancelled.
+    """Call ``changed`` with each new version of keys and definitions, until cancelled.
 
     Args:
-        known: The version that the caller has: the one before it read the keys.
-        changed: Reads the keys anew and defines. If it raises, the watch ends with its error.
+        look: Reads the version; called in a thread, since it waits for the database.
+        known: The version that the caller has: the one before it read the rest.
+        changed: Reads anew and defines. If a store is away, it is called again at the next look.
         pause: Waits for so many seconds.
     """
     while True:
         await pause(EVERY_S)
         try:
-            version = await asyncio.to_thread(keys.version)
+            version = await asyncio.to_thread(look)
+            if version != known:
+                await changed(version)
+                known = version
         except (DBAPIError, StoreUnavailable) as error:
             reason = error.message if isinstance(error, StoreUnavailable) else str(error.orig)
-            _log.warning("cannot see whether keys changed", extra={"error": reason})
-            continue
-        if version != known:
-            await changed(version)
-            known = version
+            _log.warning("changes of keys and definitions wait", extra={"error": reason})
