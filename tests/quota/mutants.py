@@ -47,6 +47,7 @@ SLOWEST_LAST = (
         "test_invariants",
     ),
 )
+TESTS = tuple(f"tests/quota/{each}.py" for each in SLOWEST_LAST)
 
 _NEIGHBOURS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -64,6 +65,7 @@ class Mutant:
     function: str
     mutation: str
     source: str
+    module: str = ""  # what is loaded from the source in a test's place; the file's own, if not said
 
     @property
     def key(self) -> str:
@@ -136,10 +138,10 @@ def all_mutants(only: str | None = None) -> list[Mutant]:
     return [mutant for each in files for mutant in mutants_of(each.name, each.read_text())]
 
 
-def explained() -> dict[str, str]:
-    """The reviewed list: which mutants nothing can tell from the model, and why."""
+def explained(listed: Path = EXPLAINED) -> dict[str, str]:
+    """The reviewed list: which mutants nothing can tell from what is not broken, and why."""
     found = {}
-    for line in EXPLAINED.read_text().splitlines():
+    for line in listed.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             key, _, why = line.rpartition(" | ")
             found[key] = why
@@ -147,10 +149,10 @@ def explained() -> dict[str, str]:
 
 
 class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Loads one module of the package from a mutant's source."""
+    """Loads one module from a mutant's source."""
 
     def __init__(self, mutant: Mutant) -> None:
-        self.name = f"penstock.quota.{mutant.file.removesuffix('.py')}"
+        self.name = mutant.module or f"penstock.quota.{mutant.file.removesuffix('.py')}"
         self.mutant = mutant
 
     def find_spec(
@@ -162,8 +164,8 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.mutant.source, f"<{self.mutant.file}, broken>", "exec"), vars(module))
 
 
-def _start(mutant: Mutant) -> int:
-    """Run the fast tests against a mutant in a child process; answers its process id."""
+def _start(mutant: Mutant, tests: Sequence[str]) -> int:
+    """Run tests against a mutant in a child process; answers its process id."""
     child = os.fork()
     if child:
         return child
@@ -174,10 +176,10 @@ def _start(mutant: Mutant) -> int:
     import pytest
 
     sys.meta_path.insert(0, _Loader(mutant))
-    os._exit(int(pytest.main([*OPTIONS, *(f"tests/quota/{each}.py" for each in SLOWEST_LAST)])))
+    os._exit(int(pytest.main([*OPTIONS, *tests])))
 
 
-def survivors_of(mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
+def survivors_of(mutants: Sequence[Mutant], jobs: int, tests: Sequence[str] = TESTS) -> list[Mutant]:
     """Run all, so many at a time, with a line of progress."""
     import hypothesis.stateful  # noqa: F401 - loaded once, before the children are made
     import msgspec  # noqa: F401
@@ -188,12 +190,12 @@ def survivors_of(mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            running[_start(mutant)] = mutant
+            running[_start(mutant, tests)] = mutant
         child, status = os.wait()
         mutant = running.pop(child)
         if os.waitstatus_to_exitcode(status) == 0:
             survivors.append(mutant)
-            sys.stdout.write(f"\r\033[Ksurvives: src/penstock/quota/{mutant.file}:{mutant.line} {mutant.key}\n")
+            sys.stdout.write(f"\r\033[Ksurvives: line {mutant.line} of {mutant.key}\n")
         done = len(mutants) - len(waiting) - len(running)
         spent_s = time.monotonic() - began_s
         left_s = spent_s / done * (len(mutants) - done)
@@ -215,14 +217,20 @@ def main() -> int:
     whole = PACKAGE / mutants[0].file
     if not survivors_of([Mutant(whole.name, 1, "", "nothing broken", whole.read_text())], 1):
         parser.error("the tests fail on the model as it is; make them pass first")
-    survivors = {mutant.key: mutant for mutant in survivors_of(mutants, arguments.jobs)}
-    known = explained()
+    return report(mutants, survivors_of(mutants, arguments.jobs), EXPLAINED)
+
+
+def report(mutants: Sequence[Mutant], survived: Sequence[Mutant], listed: Path) -> int:
+    """Say which mutants survive that the reviewed list does not explain, and what it explains in vain; 1 if any."""
+    survivors = {mutant.key: mutant for mutant in survived}
+    known = explained(listed)
+    tried = {mutant.file for mutant in mutants}
     unexplained = [mutant for key, mutant in survivors.items() if key not in known]
-    idle = [key for key in known if key not in survivors and arguments.only in (None, key.partition(" | ")[0])]
+    idle = [key for key in known if key not in survivors and key.partition(" | ")[0] in tried]
     for mutant in unexplained:
-        sys.stdout.write(f"UNEXPLAINED src/penstock/quota/{mutant.file}:{mutant.line}: {mutant.key}\n")
+        sys.stdout.write(f"UNEXPLAINED line {mutant.line} of {mutant.key}\n")
     for key in idle:
-        sys.stdout.write(f"EXPLAINED, BUT KILLED OR GONE: {key}; remove it from {EXPLAINED.name}\n")
+        sys.stdout.write(f"EXPLAINED, BUT KILLED OR GONE: {key}; remove it from {listed.name}\n")
     sys.stdout.write(
         f"{len(mutants)} mutants: {len(mutants) - len(survivors)} killed, {len(survivors)} survive, "
         f"{len(survivors) - len(unexplained)} of them explained\n"

@@ -13,13 +13,14 @@ redis.register_function('penstock_set_time', function(_, arguments) told_ms = to
 """
 
 
-def _clocked(source: str) -> str:
+def clocked(source: str) -> str:
+    """A text of the library, whose clock stands until it is set."""
     (line,) = _READS_TIME.findall(source)
     assert source.count("'TIME'") == 1, "TIME is read in one line"
     return source.replace(line, "local told_ms = 0 local function time_ms() return told_ms end") + _SETS_TIME
 
 
-CLOCKED = _clocked(SOURCE)
+CLOCKED = clocked(SOURCE)
 
 
 def set_time(now_ms: int) -> bytes:

@@ -1669,7 +1669,7 @@ local read_argument = (function()
     nullable = {team = 'string', cost_nanos_max = 'number'}, texts = {'models', 'routes'},
   }
   local DEFINITIONS = {
-    list = {limits = LIMIT}, map = {keys = KEY, models = MODEL},
+    list = {limits = LIMIT}, map = {keys = KEY, models = MODEL}, number = {'shard'},
     choice = {reserve = {strict = true, learned = true}, overrun = {stop = true, debt = true}},
   }
   local SUM = {
