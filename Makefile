@@ -79,6 +79,7 @@ bench: $(VENV)/dev.stamp $(BENTO) ## measure beside nginx, LiteLLM, Portkey and 
 	$(BIN)/python -m benchmarks.admission
 	requirements/debian.sh $(SERVICES)
 	$(BIN)/python -m benchmarks.queue_lane
+	$(BIN)/python -m benchmarks.ledger
 
 .PHONY: mutants
 mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota model, and see that a test notices

@@ -7,6 +7,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime/debug"
 
 	_ "github.com/lib/pq"
 	"github.com/warpstreamlabs/bento/public/service"
@@ -20,6 +22,13 @@ import (
 	_ "github.com/warpstreamlabs/bento/public/components/sql/base"
 )
 
+// A stream holds little at a time, so at Go's usual 100 percent it collects garbage every few messages: a seventh of its
+// CPU time, for a few megabytes less.
+const collectAtPercent = 400
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAtPercent)
+	}
 	service.RunCLI(context.Background())
 }
