@@ -50,6 +50,7 @@ TESTS_OF_NO_LAYER = frozenset(
         "conftest",
         "docs",
         "docs_commands",
+        "chart",
         "cluster",
         "counts",
         "docs_rules",

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from penstock.cli import app
 from penstock.cli.scaling_report import scaling_report
+from penstock.config.charting import chart_values
 from penstock.config.describing import reference, schema
 from penstock.config.explaining import Meaning, ModelMeaning, OrganisationMeaning, explain
 from penstock.config.loading import Examination, examine
@@ -53,11 +54,17 @@ def check(
     explain_scaling: Annotated[
         bool, typer.Option("--explain-scaling", help="Print how each model's replicas are computed, with its numbers.")
     ] = False,
+    as_values: Annotated[
+        bool, typer.Option("--values", help="Print every default, as the chart's values.yaml.")
+    ] = False,
     as_reference: Annotated[bool, typer.Option("--reference", help="Print the reference page (Markdown).")] = False,
 ) -> None:
     """Check files, or print what the settings are."""
     if as_schema:
         typer.echo(json.dumps(schema(), indent=2))
+        return
+    if as_values:
+        typer.echo(chart_values(), nl=False)
         return
     if as_reference:
         typer.echo(reference(), nl=False)

@@ -45,7 +45,7 @@ def schema() -> dict[str, Any]:
 
 
 def _schema(type_: inspect.Type, name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    type_ = _given(type_)
+    type_ = given(type_)
     if isinstance(type_, inspect.Metadata):
         notation = _notation(type_)
         return _upstreams_schema(type_, definitions) if notation == "upstreams" else dict(NOTATIONS[notation].schema)
@@ -136,7 +136,7 @@ def described(cls: type) -> tuple[str, dict[str, str]]:
     return " ".join(summary.split()), meanings
 
 
-def _given(type_: inspect.Type) -> inspect.Type:
+def given(type_: inspect.Type) -> inspect.Type:
     """Without "or nothing"."""
     if isinstance(type_, inspect.UnionType):
         return next(member for member in type_.types if not isinstance(member, inspect.NoneType))
@@ -147,14 +147,21 @@ def _notation(type_: inspect.Metadata) -> str:
     return str((type_.extra or {})["notation"])
 
 
-def _default(field: inspect.Field) -> str | int | float | None:
+def _default(field: inspect.Field) -> Any:
     """A default as it would be written; None where there is none, or it is a section."""
     value = field.default
     if value is NODEFAULT or value is None or not isinstance(value, str | int | float):
         return None
-    type_ = _given(field.type)
+    return written_default(field, value)
+
+
+def written_default(field: inspect.Field, value: Any) -> Any:
+    """A default as it would be written in the file."""
+    type_ = given(field.type)
     if isinstance(type_, inspect.Metadata) and NOTATIONS[_notation(type_)].write is not str:
         return NOTATIONS[_notation(type_)].write(value)
+    if isinstance(value, tuple):
+        return list(value)
     return value.value if isinstance(type_, inspect.EnumType) and hasattr(value, "value") else value
 
 
@@ -197,7 +204,7 @@ def _sections(struct: inspect.StructType, path: str) -> Iterator[tuple[str, insp
     yield path, struct
     for field in struct.fields:
         here = f"{path}.{field.encode_name}" if path else field.encode_name
-        type_ = _given(field.type)
+        type_ = given(field.type)
         if isinstance(type_, inspect.DictType):
             here, type_ = f"{here}.NAME", type_.value_type
         if isinstance(type_, inspect.Metadata) and isinstance(type_.type, inspect.VarTupleType):
@@ -218,7 +225,7 @@ def _section(title: str, struct: inspect.StructType) -> str:
 
 
 def _written(type_: inspect.Type) -> str:
-    type_ = _given(type_)
+    type_ = given(type_)
     if isinstance(type_, inspect.StructType):
         return _WRITTEN.get(type_.cls, "section")
     if isinstance(type_, inspect.DictType):

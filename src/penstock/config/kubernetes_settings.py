@@ -288,6 +288,11 @@ class ExternalSecrets(Setting, frozen=True, kw_only=True):
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
+def _resources(cpu: str, memory: str, memory_max: str) -> dict[str, Any]:
+    """A bound on memory and none on CPU: a process that is throttled answers late, and says so to nobody."""
+    return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory_max}}
+
+
 class Kubernetes(Setting, frozen=True, kw_only=True):
     """What only a cluster needs; read by the chart in `manifests/chart`.
 
@@ -306,15 +311,14 @@ class Kubernetes(Setting, frozen=True, kw_only=True):
         dependencies: Redis, PostgreSQL and RabbitMQ, bundled to try.
         external_secrets: Secrets that another operator fetches.
         drain: How long a pod that is to end still takes connections, while its address is withdrawn.
-        termination_max: No pod is given longer than this to end. A worker needs its longest job's time.
     """
 
     images: Images = Images()
-    api: Component = Component()
-    gateway: Component = Component()
-    keeper: Component = Component(replicas=Replicas(min=2, max=2))
-    collector: Component = Component()
-    worker: Component = Component()
+    api: Component = Component(resources=_resources("250m", "256Mi", "512Mi"))
+    gateway: Component = Component(resources=_resources("250m", "128Mi", "512Mi"))
+    keeper: Component = Component(replicas=Replicas(min=2, max=2), resources=_resources("100m", "192Mi", "512Mi"))
+    collector: Component = Component(resources=_resources("100m", "128Mi", "512Mi"))
+    worker: Component = Component(resources=_resources("100m", "192Mi", "512Mi"))
     ingress: Ingress | None = None
     route: Route | None = None
     network_policies: NetworkPolicies = NetworkPolicies()
@@ -323,4 +327,3 @@ class Kubernetes(Setting, frozen=True, kw_only=True):
     dependencies: Dependencies = Dependencies()
     external_secrets: ExternalSecrets | None = None
     drain_ms: Milliseconds = field(name="drain", default=5_000)
-    termination_max_ms: Milliseconds = field(name="termination_max", default=4_200_000)
