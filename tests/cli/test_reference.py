@@ -11,6 +11,7 @@ import typer
 
 import penstock.cli
 import penstock.cli.audit
+import penstock.cli.await_setup
 import penstock.cli.check
 import penstock.cli.execute
 import penstock.cli.invoice
@@ -27,7 +28,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_t
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
-    "setup", "simulate-model", "up", "invoice", "ledger export",
+    "setup", "simulate-model", "up", "invoice", "ledger export", "await",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.system.bento import found_bento
 from tests.system.services import PostgreSQL, RabbitMQ, Redis
 
 pytestmark = pytest.mark.slow
@@ -109,3 +110,47 @@ def test_without_stores_there_is_nothing_to_prepare(tmp_path: Path) -> None:
     told, _ = process.communicate(timeout=BOUND_S)
     assert process.returncode != 0
     assert "stores: not given" in told
+
+
+def penstock(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "penstock", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND_S)
+
+
+def test_a_pod_waits_for_the_setup_of_its_version_and_is_given_its_streams_environment(
+    configuration: Path, tmp_path: Path
+) -> None:
+    """Waited for by each role with its own account; a version stays prepared, through FLUSHALL too."""
+    file = tmp_path / "environment"
+    stream = ("--role", "worker", "--stream", "worker:m", "--environment", file)
+    early = penstock("await", "aaaa", "-c", configuration, "--timeout-s", "2", *stream)
+    assert early.returncode != 0
+    assert "was not done within 2 s" in early.stderr
+    assert not file.exists()
+    for version in ("aaaa", "bbbb"):
+        done = penstock("setup", "-c", configuration, "--version", version)
+        assert f"prepared for version {version}" in done.stdout, done.stderr
+    for role in ("api", "keeper", "gateway", "worker", "collector"):
+        assert penstock("await", "aaaa", "-c", configuration, "--role", role).returncode == 0
+    late = penstock("await", "bbbb", "-c", configuration, *stream)
+    assert late.returncode == 0, late.stderr
+    assert file.stat().st_mode & 0o777 == 0o640
+    told = printed_by_bento(file, tmp_path)
+    assert told["PENSTOCK_QUEUE"] == "jobs.m.standard"
+    assert told["PENSTOCK_OPERATIONS_ADDRESS"] == "0.0.0.0:4197"
+    assert "of the worker".replace(" ", "%20") in told["PENSTOCK_RABBITMQ_URL"]
+    assert "PENSTOCK_PEPPER" not in told
+    wrong = penstock("await", "cccc", "-c", configuration, "--timeout-s", "2")
+    assert "prepared for bbbb so far" in wrong.stderr
+
+
+def printed_by_bento(file: Path, folder: Path) -> dict[str, str]:
+    """The environment as Bento's own reader of such files takes it."""
+    names = [line.partition("=")[0] for line in file.read_text().splitlines()]
+    mapping = "root = {" + ", ".join(f'"{name}": env("{name}")' for name in names) + "}"
+    stream = {"input": {"generate": {"count": 1, "mapping": mapping}}, "output": {"stdout": {}}}
+    (folder / "stream.yaml").write_text(yaml.safe_dump(stream))
+    command = [found_bento(), "--env-file", str(file), "-c", str(folder / "stream.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=BOUND_S)
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[0])
+    return found

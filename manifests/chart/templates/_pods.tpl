@@ -114,6 +114,8 @@ securityContext: {{- include "penstock.containerSecurity" . | nindent 2 }}
   args:
     - --env-file
     - /run/penstock/stream/environment
+    - --templates
+    - /etc/penstock/bento/templates/*.yaml
     - --resources
     - /etc/penstock/bento/resources/*.yaml
     - --config

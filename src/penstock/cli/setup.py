@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Annotated
 
 import typer
 
@@ -14,7 +15,12 @@ from penstock.wiring.setting_up import set_up
 
 
 @app.command()
-def setup(config: ConfigurationFiles = DEFAULT_FILES) -> None:
+def setup(
+    config: ConfigurationFiles = DEFAULT_FILES,
+    version: Annotated[
+        str | None, typer.Option(help="Record this when done, for `penstock await`: small letters and digits.")
+    ] = None,
+) -> None:
     """Prepare the services that `stores` names, so that everything else finds them ready.
 
     PostgreSQL: tables, partitions, roles and their rights, organisations and limits. Redis: the function library,
@@ -24,4 +30,4 @@ def setup(config: ConfigurationFiles = DEFAULT_FILES) -> None:
     is, and two at once wait for each other. It needs the accounts that `stores` names as `username`.
     """
     configuration = load(config)
-    asyncio.run(set_up(configuration, os.environ, tell=typer.echo))
+    asyncio.run(set_up(configuration, os.environ, tell=typer.echo, version=version))

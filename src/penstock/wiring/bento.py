@@ -41,69 +41,101 @@ class Stream:
 def streams(
     configuration: Configuration, environment: Mapping[str, str], *, gateway_port: int, executor_url: str
 ) -> Iterator[Stream]:
-    """The gateway, a worker for each model, the collector and the reader of dead letters.
+    """The gateway, a worker for each model, the collector and the reader of dead letters, all of this machine.
 
     Raises:
         ConfigurationError: A reference leads nowhere, or the files are not there.
     """
+    for name in stream_names(configuration):
+        file, _, model = name.partition(":")
+        port = free_port()
+        addresses = {"PENSTOCK_OPERATIONS_ADDRESS": f"127.0.0.1:{port}"}
+        if file == "gateway":
+            addresses["PENSTOCK_GATEWAY_ADDRESS"] = f"127.0.0.1:{gateway_port}"
+        if file == "worker":
+            addresses["PENSTOCK_EXECUTOR_URL"] = executor_url
+        yield Stream(
+            name=f"{file}-{_OTHER.sub('-', model)}" if model else file,
+            arguments=_arguments(file.replace("-", "_")),
+            environment=stream_environment(configuration, name, environment) | addresses,
+            operations_port=port,
+        )
+
+
+def stream_names(configuration: Configuration) -> tuple[str, ...]:
+    """``gateway``, ``worker:MODEL`` for each model, ``collector`` and ``dead-letters``."""
+    return ("gateway", *(f"worker:{model}" for model in configuration.models), "collector", "dead-letters")
+
+
+def stream_environment(configuration: Configuration, name: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a stream needs to know but addresses of its own machine; with secrets in it, and no other stream's.
+
+    Args:
+        name: One of ``stream_names``.
+        environment: Where references are followed, usually ``os.environ``.
+
+    Raises:
+        ConfigurationError: There is no such stream, or a reference leads nowhere.
+    """
+    if name not in stream_names(configuration):
+        known = ", ".join(stream_names(configuration))
+        raise ConfigurationError((f"found the stream {name!r}, wanted one of {known}; choose one",))
+    file, _, model = name.partition(":")
+    role = {"gateway": Role.GATEWAY, "worker": Role.WORKER}.get(file, Role.COLLECTOR)
+    common = {
+        **_redis(address(configuration, Service.REDIS, role, environment)),
+        "PENSTOCK_RABBITMQ_URL": address(configuration, Service.RABBITMQ, role, environment).url,
+    }
+    if role is Role.GATEWAY:
+        return common | _gateway(configuration, environment)
+    if role is Role.WORKER:
+        return common | _worker(configuration, model)
+    database = address(configuration, Service.POSTGRESQL, Role.COLLECTOR, environment)
+    return common | {"PENSTOCK_POSTGRESQL_URL": _for_libpq(database)}
+
+
+def execute_timeout_s(configuration: Configuration) -> int:
+    """How long a worker waits for the executor."""
+    return configuration.queue.deadline_ms // 1000 + EXECUTE_MARGIN_S
+
+
+def _arguments(file: str) -> tuple[str, ...]:
+    files = templates() / "bento"
+    return (
+        *("-t", str(files / "templates" / "*.yaml")),
+        *("-r", str(files / "resources" / "*.yaml")),
+        *("-c", str(files / f"{file}.yaml")),
+    )
+
+
+def _gateway(configuration: Configuration, environment: Mapping[str, str]) -> dict[str, str]:
     auth = configuration.auth
     if auth.pepper is None:
         raise ConfigurationError(("auth.pepper: not given, and the gateway needs it; write `pepper: {env: NAME}`",))
-    peppers = {"PENSTOCK_PEPPER": read_secret(auth.pepper, environment=environment, what="auth.pepper")}
+    found = {"PENSTOCK_PEPPER": read_secret(auth.pepper, environment=environment, what="auth.pepper")}
     if auth.pepper_previous is not None:
-        peppers["PENSTOCK_PEPPER_PREVIOUS"] = read_secret(
+        found["PENSTOCK_PEPPER_PREVIOUS"] = read_secret(
             auth.pepper_previous, environment=environment, what="auth.pepper_previous"
         )
     models = {
         name: {"max_tokens": model.max_tokens, "context": model.context, "queue": queue_name(name)}
         for name, model in configuration.models.items()
     }
-    files = templates() / "bento"
-
-    def stream(file: str, role: Role, own: Mapping[str, str], *, name: str = "") -> Stream:
-        port = free_port()
-        return Stream(
-            name=name or file.replace("_", "-"),
-            arguments=(
-                *("-t", str(files / "templates" / "*.yaml")),
-                *("-r", str(files / "resources" / "*.yaml")),
-                *("-c", str(files / f"{file}.yaml")),
-            ),
-            environment={
-                "PENSTOCK_OPERATIONS_ADDRESS": f"127.0.0.1:{port}",
-                **_redis(address(configuration, Service.REDIS, role, environment)),
-                "PENSTOCK_RABBITMQ_URL": address(configuration, Service.RABBITMQ, role, environment).url,
-                **own,
-            },
-            operations_port=port,
-        )
-
-    yield stream(
-        "gateway",
-        Role.GATEWAY,
-        {
-            **peppers,
-            "PENSTOCK_GATEWAY_ADDRESS": f"127.0.0.1:{gateway_port}",
-            "PENSTOCK_MODELS": json.dumps(models),
-            "PENSTOCK_JOB_DEADLINE_MS": str(configuration.queue.deadline_ms),
-        },
-    )
-    queue = configuration.queue
-    for name in configuration.models:
-        own = {
-            "PENSTOCK_EXECUTOR_URL": executor_url,
-            "PENSTOCK_QUEUE": queue_name(name),
-            "PENSTOCK_SHARDS": str(queue.shards),
-            "PENSTOCK_CONCURRENCY": str(queue.concurrency),
-            "PENSTOCK_JOBS": str(queue.shards * queue.concurrency),
-            "PENSTOCK_EXECUTE_TIMEOUT": f"{configuration.queue.deadline_ms // 1000 + EXECUTE_MARGIN_S}s",
-        }
-        yield stream("worker", Role.WORKER, own, name=f"worker-{_OTHER.sub('-', name)}")
-    database = {
-        "PENSTOCK_POSTGRESQL_URL": _for_libpq(address(configuration, Service.POSTGRESQL, Role.COLLECTOR, environment))
+    return found | {
+        "PENSTOCK_MODELS": json.dumps(models),
+        "PENSTOCK_JOB_DEADLINE_MS": str(configuration.queue.deadline_ms),
     }
-    yield stream("collector", Role.COLLECTOR, database)
-    yield stream("dead_letters", Role.COLLECTOR, database)
+
+
+def _worker(configuration: Configuration, model: str) -> dict[str, str]:
+    queue = configuration.queue
+    return {
+        "PENSTOCK_QUEUE": queue_name(model),
+        "PENSTOCK_SHARDS": str(queue.shards),
+        "PENSTOCK_CONCURRENCY": str(queue.concurrency),
+        "PENSTOCK_JOBS": str(queue.shards * queue.concurrency),
+        "PENSTOCK_EXECUTE_TIMEOUT": f"{execute_timeout_s(configuration)}s",
+    }
 
 
 def _redis(found: Address) -> dict[str, str]:

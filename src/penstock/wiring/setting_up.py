@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from penstock.adapters.http import HttpClient
 from penstock.adapters.postgresql.preparing import prepare as prepare_postgresql
 from penstock.adapters.rabbitmq import management, topology
+from penstock.adapters.redis import preparations
 from penstock.adapters.redis.address import Address as RedisAddress
 from penstock.adapters.redis.address import Kind
 from penstock.adapters.redis.checking import check_server
@@ -32,11 +33,18 @@ from penstock.wiring.stores import USER_PREFIX, VIRTUAL_HOST, Service, accounts,
 from penstock.wiring.templates import templates
 
 
-async def set_up(configuration: Configuration, environment: Mapping[str, str], *, tell: Callable[[str], None]) -> None:
+async def set_up(
+    configuration: Configuration,
+    environment: Mapping[str, str],
+    *,
+    tell: Callable[[str], None],
+    version: str | None = None,
+) -> None:
     """Prepare every service that ``stores`` names.
 
     Args:
         environment: Usually ``os.environ``.
+        version: Of the configuration; recorded in the end, for those who wait for it (``penstock await``).
         tell: Given a line for each thing done.
 
     Raises:
@@ -50,6 +58,15 @@ async def set_up(configuration: Configuration, environment: Mapping[str, str], *
     await asyncio.to_thread(_postgresql, configuration, environment, tell)
     await _redis(configuration, environment, tell)
     await _rabbitmq(configuration, environment, tell)
+    if version is not None:
+        await _record(configuration, version)
+        tell(f"prepared for version {version}")
+
+
+async def _record(configuration: Configuration, version: str) -> None:
+    for primary in await find_primaries(redis_address(configuration, None)):
+        async with _client(primary) as client:
+            await preparations.record(client, version)
 
 
 def _postgresql(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
