@@ -2,14 +2,17 @@
 
 Small and our own, since what is wanted is a million inputs in minutes that a number repeats: bytes flipped, cut,
 doubled, put in from another seed or from a list of words that have broken parsers before. What once broke something is
-kept in ``found/<target>/``, one file each, and tried first for ever after.
+kept in ``found/<target>/``, one file each, as Python writes bytes, and tried first for ever after.
 """
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import TracebackType
 from typing import Final
 
 FOUND: Final = Path(__file__).parent / "found"
@@ -46,9 +49,25 @@ def mutated(number: int, corpus: Sequence[bytes]) -> bytes:
     return bytes(data[:BYTES_MAX])
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A context that tells, of whatever goes wrong in it, which input it was and where to keep it."""
+
+    target: str
+    number: int
+    raw: bytes
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None:
+            error.add_note(f"keep this in {FOUND.name}/{self.target}: mutated({self.number}) is {self.raw!r}")
+
+
 def found(target: str) -> list[bytes]:
     """What once broke a target, and must not again."""
-    return [file.read_bytes() for file in sorted((FOUND / target).glob("*"))]
+    return [bytes(literal_eval(file.read_text())) for file in sorted((FOUND / target).glob("*.txt"))]
 
 
 def _at(random: Random, data: bytearray) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from penstock.config.loading import examine_text
 from tests.counts import count
-from tests.fuzzing.mutating import found, inputs
+from tests.fuzzing.mutating import Kept, found, inputs
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = b"""
@@ -46,7 +46,5 @@ def test_no_configuration_is_our_fault(seed: int) -> None:
     for raw in found("configuration"):
         check(raw)
     for number, raw in inputs(seed, corpus, count(40_000, short=100)):
-        try:
+        with Kept("configuration", number, raw):
             check(raw)
-        except Exception as error:
-            raise AssertionError(f"keep this in found/configuration: mutated({number}) {raw!r}") from error

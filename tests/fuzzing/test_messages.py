@@ -9,7 +9,7 @@ from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job, read_result
 from penstock.quota.events import Usage
 from penstock.quota.operations import Lane, Reserve
 from tests.counts import count
-from tests.fuzzing.mutating import found, inputs
+from tests.fuzzing.mutating import Kept, found, inputs
 
 RESERVE = Reserve(
     organisation="acme", caller_now_ms=1_700_000_000_000, reservation="0" * 32, nonce="n", fingerprint="f",
@@ -23,8 +23,9 @@ JOB = Job(
 )  # fmt: skip
 RESULT = JobResult(
     job=JOB.job, organisation="acme", model="m", status=JobStatus.SUCCEEDED, http_status=200,
-    body=msgspec.Raw(b'{"id":"x","choices":[{"message":{"content":"a"}}]}'), reason="", usage=Usage(prompt=5, completion=3),
-    attempts=1, started_at_ms=1_700_000_001_000, finished_at_ms=1_700_000_002_000, arguments=RESERVE,
+    body=msgspec.Raw(b'{"id":"x","choices":[{"message":{"content":"a"}}]}'), reason="",
+    usage=Usage(prompt=5, completion=3), attempts=1,
+    started_at_ms=1_700_000_001_000, finished_at_ms=1_700_000_002_000, arguments=RESERVE,
 )  # fmt: skip
 MESSAGES = [write_job(JOB), write_result(RESULT), write_result(JobResult(**{
     **{name: getattr(RESULT, name) for name in RESULT.__struct_fields__},
@@ -52,7 +53,5 @@ def test_no_message_is_our_fault(seed: int) -> None:
     for raw in (*found("messages"), *MESSAGES):
         read(raw)
     for number, raw in inputs(seed, MESSAGES, count(80_000, short=2_000)):
-        try:
+        with Kept("messages", number, raw):
             read(raw)
-        except Exception as error:
-            raise AssertionError(f"keep this in found/messages: mutated({number}) {raw!r}") from error
