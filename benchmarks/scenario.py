@@ -33,6 +33,7 @@ from penstock.lanes.credentials import Credential, Credentials, mac, mint
 from penstock.lanes.following import Following
 from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.realtime import RealtimeLane
+from penstock.lanes.repeating import Repeating
 from penstock.ports import UpstreamRequest, UpstreamResponse, UsageQuery, UsageRow
 from penstock.quota import Call, Define, Definitions, Key, Kind, Limit, Metric, Model, Organisation, Price, Ready
 
@@ -190,9 +191,10 @@ def services(clock: Clock, writer: LineWriter) -> Services:
     lane = RealtimeLane(
         store, ModelServer(), clock, {"m": served}, observer=observer, random_bits=lambda bits: next(counted)
     )
-    jobs = Following(SqlJobs(open_engine(Path("unused"))), store, clock)
+    kept = SqlJobs(open_engine(Path("unused")))
+    jobs, once = Following(kept, store, clock), Repeating(lane, kept, store, clock)
     return Services(
-        lane=lane, acceptor=NoQueue(), jobs=jobs, quota=store, ledger=store, keys=store,
+        lane=lane, repeating=once, acceptor=NoQueue(), jobs=jobs, quota=store, ledger=store, keys=store,
         credentials=Credentials((PEPPER,)), clock=clock,
         observer=observer, models={"m": ModelCard(id="m")}, readiness=ready,
     )  # fmt: skip

@@ -12,6 +12,7 @@
     │   ├── MethodNotAllowed        405
     │   ├── TooSlow                 408
     │   ├── Conflict                409
+    │   │   └── AlreadyReserved     the quota knows this reservation, in some state
     │   ├── Outdated                412
     │   ├── TooLarge                413
     │   ├── UnsupportedMedia        415
@@ -106,6 +107,17 @@ class Conflict(RequestError):
     """The same request is under way, or its outcome is unknown."""
 
     status = 409
+
+
+class AlreadyReserved(Conflict):
+    """The same request is under way already, or has ended.
+
+    ``state`` is that of its reservation.
+    """
+
+    def __init__(self, message: str, *, state: str) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class Outdated(RequestError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from penstock.quota.events import EventKind, Usage
+from penstock.quota.events import Event, EventKind, Usage
 from penstock.quota.operations import Call, Reserve, Settle, Void
 from penstock.quota.records import record
 
@@ -166,12 +166,13 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResult:
-    """How a job ended in an executor.
+    """How a job ended in an executor, or what a request with an idempotency key was answered.
 
     Args:
-        body: JSON; None if there is none.
         usage: To be settled; None: nothing is charged, the hold is voided.
+        body: JSON, or the events of a streamed answer; None if there is none.
         arguments: Of its reserve, by name, for a store that no longer knows the job.
+        settled: The quota store has acknowledged its usage.
     """
 
     job: str
@@ -187,6 +188,7 @@ class StoredResult:
     started_at_ms: int
     finished_at_ms: int
     arguments: dict[str, Any]
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,34 @@ class Attempt:
     ended: EventKind | None
     job: StoredJob | None
     fingerprint: str | None
+
+
+class Answers(Protocol):
+    """Answers that are kept, for requests that may be sent again. All raise ``StoreUnavailable``, like ``Jobs.get``."""
+
+    async def last_attempt(self, organisation: str, prefix: str) -> Attempt | None:
+        """See ``Jobs.last_attempt``."""
+        ...
+
+    async def result(self, job: str) -> StoredResult | None:
+        """The answer of this name; None if there is none."""
+        ...
+
+    async def store(self, result: StoredResult) -> StoredResult:
+        """Keep an answer unless there is one; the one that is kept."""
+        ...
+
+    async def mark_settled(self, job: str) -> None:
+        """What it cost is charged."""
+        ...
+
+    async def events(self, organisation: str, reservation: str) -> Sequence[Event]:
+        """What the ledger has of one reservation."""
+        ...
+
+    async def unsettled(self) -> Sequence[StoredResult]:
+        """Those whose cost is not charged, and that nobody else will see to."""
+        ...
 
 
 class JobWatch(Protocol):

@@ -20,8 +20,9 @@ from penstock.api.services import Bounds, ModelCard, Services, TokenReader
 from penstock.errors import Forbidden, InvalidRequest, PenstockError, QuotaDenied, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential, Credentials, mac, mint
 from penstock.lanes.following import Following
+from penstock.lanes.repeating import Repeating
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
-from penstock.ports import RequestRecord, UsageQuery, UsageRow
+from penstock.ports import RequestRecord
 from penstock.quota.admitting import is_valid
 from penstock.quota.definitions import Definitions, Key, Kind, Limit, Metric, Model, Price
 from penstock.quota.events import Usage
@@ -41,7 +42,7 @@ from penstock.quota.operations import (
     Reserved,
     Settle,
 )
-from tests.api.shelf import Shelf
+from tests.api.shelf import Kept, Rows, Shelf
 
 A = TypeVar("A")
 PEPPER, OLD_PEPPER = b"a pepper of at least 32 bytes, new", b"a pepper of at least 32 bytes, old"
@@ -281,18 +282,6 @@ class Watcher:
             assert self._changed.wait_for(lambda: len(self.begun) >= count, timeout=10)
 
 
-class Rows:
-    """A ledger of fixed rows."""
-
-    def __init__(self) -> None:
-        self.asked: list[UsageQuery] = []
-        self.rows: list[UsageRow] = []
-
-    async def usage(self, query: UsageQuery) -> list[UsageRow]:
-        self.asked.append(query)
-        return self.rows
-
-
 @dataclass
 class Door:
     """One API and what stands behind it."""
@@ -315,6 +304,7 @@ class Door:
 
         return Services(
             lane=self.lane,
+            repeating=Repeating(self.lane, Kept(), self.store, Clock()),
             acceptor=self.shelf,
             jobs=Following(self.shelf, self.store, Clock()),
             quota=self.store,

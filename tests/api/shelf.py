@@ -11,8 +11,19 @@ from penstock.errors import PenstockError
 from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest
 from penstock.lanes.refusals import refusal_error
 from penstock.lanes.requests import InferenceRequest
-from penstock.ports import Attempt, JobQuery, JobState, JobWatch, QuotaStore, StoredJob
+from penstock.ports import (
+    Attempt,
+    JobQuery,
+    JobState,
+    JobWatch,
+    QuotaStore,
+    StoredJob,
+    StoredResult,
+    UsageQuery,
+    UsageRow,
+)
 from penstock.quota.definitions import SUBJECT
+from penstock.quota.events import Event
 from penstock.quota.identity import reservation_id
 from penstock.quota.operations import Lane, Look, Reserve, ReserveAnswer, Reserved, Seen, State
 
@@ -85,3 +96,40 @@ class Shelf:
 
     def watch(self, job: str) -> AbstractContextManager[JobWatch]:
         return self.watches.watch(job)
+
+
+class Kept:
+    """Stored answers in memory. Implements ``Answers``."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, StoredResult] = {}
+
+    async def last_attempt(self, organisation: str, prefix: str) -> Attempt | None:
+        return None
+
+    async def result(self, job: str) -> StoredResult | None:
+        return self.results.get(job)
+
+    async def store(self, result: StoredResult) -> StoredResult:
+        return self.results.setdefault(result.job, result)
+
+    async def mark_settled(self, job: str) -> None:
+        self.results[job] = replace(self.results[job], settled=True)
+
+    async def events(self, organisation: str, reservation: str) -> list[Event]:
+        return []
+
+    async def unsettled(self) -> list[StoredResult]:
+        return [result for result in self.results.values() if not result.settled]
+
+
+class Rows:
+    """A ledger of fixed rows."""
+
+    def __init__(self) -> None:
+        self.asked: list[UsageQuery] = []
+        self.rows: list[UsageRow] = []
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        self.asked.append(query)
+        return self.rows

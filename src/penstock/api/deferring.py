@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.api.headers import Headers
 from penstock.api.preferences import Preference
-from penstock.api.services import Services
+from penstock.api.services import KeyCheck, Services
 from penstock.errors import Forbidden, InvalidRequest, Unauthenticated
 from penstock.lanes.accepting import Accepted, AsyncRequest, Relayed, Replayed, read_idempotency_key
 from penstock.lanes.credentials import Credential
@@ -65,7 +65,7 @@ class Deferring:
         key = None
         if b"idempotency-key" in headers:
             key = read_idempotency_key(headers[b"idempotency-key"].decode("latin-1"))
-            await self._check(request, credential)
+            await check_scope(self._keys, request, credential)
         acceptance = await self._acceptor.accept(
             AsyncRequest(
                 request=request,
@@ -90,16 +90,6 @@ class Deferring:
             return headers[b"authorization"].decode("latin-1")
         return f"Bearer {self._credentials.vouch(credential, expires_at_ms=self._now_ms() + VOUCHED_MS)}"
 
-    async def _check(self, request: InferenceRequest, credential: Credential) -> None:
-        """A stored answer is for those only who may ask the question: here no reserve checks that."""
-        key = await self._keys.check(credential)
-        if key is None:
-            raise Unauthenticated("the key is not in force")
-        if key.routes is not None and request.route not in key.routes:
-            raise Forbidden(f"this key's scope excludes {request.route}; use a key whose routes include it")
-        if key.models is not None and request.model not in key.models:
-            raise Forbidden("this key's scope excludes this model; use a key whose models include it")
-
     async def _accepted(self, request: InferenceRequest, accepted: Accepted, preference: Preference) -> Deferred:
         headers = [_location(accepted.job), *((name.encode(), value.encode()) for name, value in accepted.headers)]
         state = JobState.QUEUED
@@ -113,6 +103,22 @@ class Deferring:
         request.record.outcome = "accepted"  # the executor's own record says how it went
         told = {"id": accepted.job, "object": "job", "status": state.value, "model": request.model}
         return Deferred(202, msgspec.json.encode(told), accepted.readings, headers)
+
+
+async def check_scope(keys: KeyCheck, request: InferenceRequest, credential: Credential) -> None:
+    """A stored answer is for those only who may ask the question: there no reserve checks that.
+
+    Raises:
+        Unauthenticated: The key is not in force.
+        Forbidden: Its scope excludes the route or the model.
+    """
+    key = await keys.check(credential)
+    if key is None:
+        raise Unauthenticated("the key is not in force")
+    if key.routes is not None and request.route not in key.routes:
+        raise Forbidden(f"this key's scope excludes {request.route}; use a key whose routes include it")
+    if key.models is not None and request.model not in key.models:
+        raise Forbidden("this key's scope excludes this model; use a key whose models include it")
 
 
 def stream_refused() -> InvalidRequest:

@@ -28,7 +28,7 @@ class Exchange:
         record: Its ``request_id`` goes into the answer's head.
     """
 
-    __slots__ = ("answering", "departure", "receive", "record", "scope", "send", "started", "wire")
+    __slots__ = ("answering", "departure", "receive", "record", "repeat_key", "scope", "send", "started", "wire")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         self.scope = scope
@@ -39,6 +39,7 @@ class Exchange:
         self.wire: Wire | None = scope.get(WIRE)
         self.departure: Departure | WatchedWire | None = None
         self.answering: Callable[..., Reply | StreamReply] | None = None
+        self.repeat_key: bytes | None = None
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head."""

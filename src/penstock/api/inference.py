@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from hashlib import blake2b
 
 from penstock.api.bodies import READERS, UNBOUNDED_BYTES, Shape, decode
-from penstock.api.deferring import Deferring
+from penstock.api.deferring import Deferring, check_scope
 from penstock.api.departure import Receive
 from penstock.api.exchange import Exchange, Scope, Send
 from penstock.api.failures import BUG, STOPPING, failure
@@ -36,6 +37,7 @@ from penstock.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
+from penstock.lanes.accepting import read_idempotency_key
 from penstock.lanes.credentials import Credential
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import RequestRecord
@@ -56,6 +58,8 @@ class Inference:
 
     def __init__(self, services: Services) -> None:
         self._lane = services.lane
+        self._repeating = services.repeating
+        self._keys = services.keys
         self._credentials = services.credentials
         self._subjects = services.subjects
         self._observer = services.observer
@@ -69,6 +73,7 @@ class Inference:
         received_at_s = self._monotonic_s()
         authorization = content_type = asked_id = None
         content_bytes = prefer = b""
+        repeat_key = None
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
@@ -78,10 +83,13 @@ class Inference:
                 content_bytes = value
             elif name == b"x-request-id":
                 asked_id = value
+            elif name == b"idempotency-key":
+                repeat_key = value
             elif name == b"prefer":
                 prefer = value if not prefer else prefer + b"," + value
         record = RequestRecord(request_id=request_id(asked_id), route=route, received_at_s=received_at_s)
         exchange = Exchange(scope, receive, send, record)
+        exchange.repeat_key = repeat_key
         self._observer.started(record)
         try:
             await self._guarded(exchange, authorization, content_type, content_bytes, prefer)
@@ -117,7 +125,10 @@ class Inference:
                     sent = exchange.scope["headers"]
                     await exchange.whole(*await self._deferring.answer(request, credential, raw, sent, preference))
                     return
-            reply = await self._answer(request, credential)
+            if exchange.repeat_key is None:
+                reply = await self._answer(self._lane.answer, request, credential)
+            else:
+                reply = await self._repeat(exchange.repeat_key, request, credential)
             if exchange.answering is not None:
                 reply = self._in_its_words(exchange.answering, reply, request)
             if type(reply) is Reply:
@@ -255,16 +266,27 @@ class Inference:
         now_s = self._now_ms() // 1000
         return answering(reply, reservation=request.record.reservation, model=request.model, now_s=now_s)
 
-    async def _answer(self, request: InferenceRequest, credential: Credential) -> Reply | StreamReply:
-        """Ask the lane, under each live pepper in turn: a key minted under the older one still passes."""
+    async def _repeat(self, header: bytes, request: InferenceRequest, credential: Credential) -> Reply | StreamReply:
+        """Answer what may have been answered before."""
+        key = read_idempotency_key(header.decode("latin-1"))
+        await check_scope(self._keys, request, credential)
+        return await self._answer(partial(self._repeating.answer, idempotency_key=key), request, credential)
+
+    async def _answer(
+        self,
+        ask: Callable[[InferenceRequest], Awaitable[Reply | StreamReply]],
+        request: InferenceRequest,
+        credential: Credential,
+    ) -> Reply | StreamReply:
+        """Ask, under each live pepper in turn: a key minted under the older one still passes."""
         for mac in credential.macs[:-1]:
             request.key_mac = mac
             try:
-                return await self._lane.answer(request)
+                return await ask(request)
             except Unauthenticated:
                 continue
         request.key_mac = credential.macs[-1]
-        return await self._lane.answer(request)
+        return await ask(request)
 
     async def _stream(self, exchange: Exchange, reply: StreamReply) -> None:
         """Send each event at once; ``send`` waits while the client reads more slowly than the model writes."""

@@ -205,7 +205,7 @@ _PREFER = _header(
     "Prefer", "`respond-async` for a job instead of an answer; with `wait=10`, the answer if it comes within 10 s."
 )
 _IDEMPOTENCY_KEY = _header(
-    "Idempotency-Key", "For jobs: the same key is the same request. Bare or quoted, up to 255 characters."
+    "Idempotency-Key", "The same key is the same request, billed once. Bare or quoted, up to 255 characters."
 )
 _POSTS = {
     "/v1/chat/completions": ("ChatRequest", "Answer a conversation."),
@@ -242,7 +242,7 @@ _REFUSALS = {
 }
 _INFERENCE_REFUSALS = _REFUSALS | {
     "404": "There is no such model.",
-    "409": "A job with this Idempotency-Key is under way, or nobody knows how it ended (outcome_unknown).",
+    "409": "A request with this Idempotency-Key is under way, or has ended without an answer that was kept.",
     "422": "This Idempotency-Key came with another body.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",

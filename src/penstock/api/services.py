@@ -27,6 +27,19 @@ class Lane(Protocol):
         ...
 
 
+class Repeats(Protocol):
+    """Answers what may be sent twice."""
+
+    async def answer(self, request: InferenceRequest, idempotency_key: str) -> Reply | StreamReply:
+        """As ``Lane.answer``, once for each key; then the answer that was stored.
+
+        Raises:
+            Conflict: It is under way, or its answer was not kept.
+            Mismatched: The key came with another body.
+        """
+        ...
+
+
 class KeyCheck(Protocol):
     """Knows which keys are right, for the routes that reserve nothing."""
 
@@ -85,6 +98,7 @@ class Services:
     """Everything that the API calls.
 
     Args:
+        repeating: Asked in place of ``lane`` for requests with an idempotency key.
         acceptor: Takes over what is to be answered later; ``jobs`` knows what became of it.
         models: By name; may change while the service runs.
         administration: The records behind ``/admin/v1``; None where there are none.
@@ -93,6 +107,7 @@ class Services:
     """
 
     lane: Lane
+    repeating: Repeats
     acceptor: Acceptor
     jobs: Following
     quota: QuotaStore

@@ -226,16 +226,16 @@ class QueueAcceptor:
                 case Duplicate(State.VOIDED):
                     continue
                 case Duplicate(State.OPEN):
-                    raise _under_way(reserve.reservation)
+                    raise under_way(reserve.reservation)
                 case Duplicate(State.EXPIRED):
-                    raise _outcome_unknown(reserve.reservation)
+                    raise outcome_unknown(reserve.reservation)
                 case Duplicate():  # it ended between the two questions
                     last = await self._jobs.last_attempt(asked.request.organisation, prefix)
                     if last is not None and last.ended is not None:
                         return stored_answer(last, asked.request.fingerprint)
-                    raise _under_way(reserve.reservation)
+                    raise under_way(reserve.reservation)
                 case Mismatch():
-                    raise _other_body()
+                    raise other_body()
                 case _:
                     raise refusal_error(answer)
         raise Conflict("this Idempotency-Key was cancelled too often; use another", code="too_many_attempts")
@@ -325,9 +325,9 @@ def stored_answer(last: Attempt, fingerprint: str) -> Replayed:
     job = last.job
     assert job is not None
     if last.fingerprint is not None and last.fingerprint != fingerprint:
-        raise _other_body()
+        raise other_body()
     if last.ended is EventKind.EXPIRED or job.body is None:
-        raise _outcome_unknown(job.id)
+        raise outcome_unknown(job.id)
     body = job.body.encode()
     if len(body) > STORED_ANSWER_BYTES_MAX:
         raise Conflict(
@@ -338,21 +338,26 @@ def stored_answer(last: Attempt, fingerprint: str) -> Replayed:
     return Replayed(job.id, job.http_status, body)
 
 
-def _under_way(job: str) -> Conflict:
+def under_way(job: str) -> Conflict:
+    """For a key whose request has not ended."""
     return Conflict(
-        f"the request with this Idempotency-Key is under way; GET /v1/jobs/{job} follows it", code="request_under_way"
+        f"the request with this Idempotency-Key is under way; send it again later, or, if it is a job, follow it: "
+        f"GET /v1/jobs/{job}",
+        code="request_under_way",
     )
 
 
-def _outcome_unknown(job: str) -> Conflict:
+def outcome_unknown(job: str) -> Conflict:
+    """For a key whose request ended, and nobody can say how."""
     return Conflict(
-        f"the request with this Idempotency-Key ended without an answer, and may have been charged; see "
-        f"GET /v1/jobs/{job}, and use a new key to send it again",
+        f"the request with this Idempotency-Key ({job}) ended without an answer, and may have been charged; "
+        "use a new key to send it again",
         code="outcome_unknown",
     )
 
 
-def _other_body() -> Mismatched:
+def other_body() -> Mismatched:
+    """For a key that stands for another request."""
     return Mismatched(
         "this Idempotency-Key came with another body before; use a new key for a new request",
         param="Idempotency-Key",

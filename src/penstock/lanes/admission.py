@@ -70,6 +70,16 @@ class Admission:
             cost_nanos = await self.settling.settle(self._settle_call(usage), self.reserve)
             self.request.record.cost_nanos = cost_nanos
 
+    async def finish(self, usage: Usage, last: bytes) -> None:
+        """Charge ``usage``, after the answer was stored that ends in ``last``, if it is to be."""
+        if self.request.keep is None:
+            await self.settle(usage)
+            return
+        try:
+            await self.request.keep(last, usage, self.reserve)
+        finally:
+            await self.settle(usage)
+
     async def void(self, reason: str) -> None:
         """Charge nothing."""
         if self._end():

@@ -122,8 +122,9 @@ class RealtimeLane:
             raise
         admission.release(Verdict.WORKED)
         usage = admission.local(answer.tokens) if answer.usage is None else answer.usage
-        await admission.settle(usage)
-        return Reply(200, answer.body(model.name, usage), admission.request.readings)
+        body = answer.body(model.name, usage)
+        await admission.finish(usage, body)
+        return Reply(200, body, admission.request.readings)
 
     async def _admit(self, request: InferenceRequest, model: ServedModel) -> Admission:
         reserve = self._reserve_call(request, model)
@@ -168,12 +169,12 @@ class RealtimeLane:
     def _reserve_call(self, request: InferenceRequest, model: ServedModel) -> Reserve:
         now_ms = self._clock.now_ms()
         random_bits = self._random_bits(80)
-        reservation = reservation_id(now_ms, random_bits)
+        reservation = request.reservation or reservation_id(now_ms, random_bits)
         return Reserve(
             organisation=request.organisation,
             caller_now_ms=now_ms,
             reservation=reservation,
-            nonce=reservation[12:],
+            nonce=f"{random_bits:020x}",
             fingerprint=request.fingerprint,
             key=request.key,
             key_mac=request.key_mac,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.errors import (
-    Conflict,
+    AlreadyReserved,
     Forbidden,
     InvalidRequest,
     Mismatched,
@@ -48,8 +48,8 @@ def refusal_error(
             return StoreUnavailable("the quota store has no state yet; retry in 1 s")
         case ClockSkew():
             return StoreUnavailable("this service's clock and the quota store's differ by more than 30 s; correct it")
-        case Duplicate():
-            return Conflict("the same request is under way already")
+        case Duplicate(state):
+            return AlreadyReserved("the same request is under way already", state=state.value)
         case Mismatch():
             return Mismatched("the same reservation was made with another body")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.ports import RequestRecord
-from penstock.quota.operations import Reading
+from penstock.quota.events import Usage
+from penstock.quota.operations import Reading, Reserve
 
 Pour = Callable[[Callable[[bytes], bool]], Awaitable[None]]
 
@@ -27,6 +28,8 @@ class InferenceRequest:
         max_tokens: What the client asked for per output; None if it did not say.
         include_usage: The client asked for the usage chunk.
         record: Filled in by the lane as it goes.
+        reservation: Its reservation's id, where an idempotency key decides it; else the lane makes one.
+        keep: Stores the answer that a client gets, whole or as events: the last piece of it, its usage and its reserve.
         readings: Set by the lane once it has reserved, so that an error after it still shows the limits.
     """
 
@@ -44,6 +47,8 @@ class InferenceRequest:
     stream: bool
     include_usage: bool
     record: RequestRecord
+    reservation: str = ""
+    keep: Callable[[bytes, Usage, Reserve], Awaitable[None]] | None = None
     readings: tuple[Reading, ...] = ()
 
 

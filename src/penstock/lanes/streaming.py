@@ -141,10 +141,10 @@ class AnswerStream(AsyncGenerator[bytes, None]):
                         return await self._finish_without_done()
                     shown = chunks.feed(self._splitter.feed(piece))
                 if chunks.is_done:
-                    return shown + await self._finish()
+                    return await self._finish(shown)
                 self._note()
                 if chunks.tokens > self._extend_above and not await self._extend():
-                    return shown + await self._stop()
+                    return await self._stop(shown)
                 if shown:
                     return shown
         except UpstreamError as error:
@@ -190,25 +190,26 @@ class AnswerStream(AsyncGenerator[bytes, None]):
     async def _finish_without_done(self) -> bytes:
         """The body ended without ``[DONE]``."""
         shown = self._chunks.end(self._splitter.rest())
-        return shown + await self._finish()
+        return await self._finish(shown)
 
-    async def _finish(self) -> bytes:
-        """Settle; only then the last bytes."""
+    async def _finish(self, shown: bytes) -> bytes:
+        """Settle; only then the last bytes, which end what is shown."""
         usage = self._usage()
         self._is_over = True
         self._admission.request.record.chunks = self._chunks.events
-        await self._admission.settle(usage)
         if self._admission.request.include_usage:
-            return self._chunks.usage_event(usage.prompt, usage.cached, usage.completion) + _DONE
-        return _DONE
+            shown += self._chunks.usage_event(usage.prompt, usage.cached, usage.completion)
+        shown += _DONE
+        await self._admission.finish(usage, shown)
+        return shown
 
-    async def _stop(self) -> bytes:
+    async def _stop(self, shown: bytes) -> bytes:
         """End the answer here, as if it had reached its longest."""
         self._admission.release(Verdict.WORKED)
         self._admission.request.record.extra["stopped_by"] = "quota"
         request = self._admission.request
         ending = self._chunks.ending("length", request.outputs, is_chat=request.route != "completions")
-        return ending + await self._finish()
+        return await self._finish(shown + ending)
 
     async def _fail(self, error: UpstreamError) -> PenstockError:
         self._is_over = True

@@ -12,8 +12,10 @@ from penstock.adapters.local_model import LocalModel
 from penstock.api.services import Bounds, ModelCard
 from penstock.config import Configuration
 from penstock.lanes.models import ServedModel
+from penstock.lanes.queueing import unnoticed
 from penstock.lanes.realtime import RealtimeLane
-from penstock.ports import Clock, Observer, QuotaStore, Spool
+from penstock.lanes.repeating import Repeating
+from penstock.ports import Answers, Clock, Observer, QuotaStore, Spool
 from penstock.quota.definitions import Overrun
 from penstock.wiring.models import ca_files, local_model_name, served_models
 from penstock.wiring.places import Places
@@ -48,6 +50,30 @@ async def realtime_lane(
             yield lane
         finally:
             await lane.close()
+
+
+@asynccontextmanager
+async def repeating(
+    lane: RealtimeLane,
+    answers: Answers,
+    quota: QuotaStore,
+    clock: Clock,
+    *,
+    is_alone: bool,
+    reached: Callable[[str], None] = unnoticed,
+) -> AsyncIterator[Repeating]:
+    """What answers requests with an idempotency key, once for each; what an earlier process stored is settled first.
+
+    Raises:
+        StoreUnavailable: What is stored cannot be read.
+    """
+    once = Repeating(lane, answers, quota, clock, is_alone=is_alone, reached=reached)
+    if is_alone:
+        await once.settle_stored()
+    try:
+        yield once
+    finally:
+        await once.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, mint
 from penstock.lanes.following import Following
 from penstock.lanes.queueing import CRASH_POINTS as JOB_CRASH_POINTS
+from penstock.lanes.repeating import CRASH_POINTS as ANSWER_CRASH_POINTS
 from penstock.ports import Clock
 from penstock.quota.definitions import Key
 from penstock.quota.operations import Sweep
@@ -47,7 +48,7 @@ from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.governing import Governing, record
 from penstock.wiring.holding import held_now
 from penstock.wiring.identity import open_subjects
-from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
+from penstock.wiring.lanes import model_cards, realtime_lane, repeating, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.queueing import CommitNotices, embedded_queue
@@ -105,8 +106,10 @@ async def serve_embedded(
             )
         )  # fmt: skip
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
+        once = await parts.enter_async_context(repeating(lane, jobs, quota, clock, is_alone=True, reached=reached))
         services = Services(
             lane=lane,
+            repeating=once,
             acceptor=acceptor,
             jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,
@@ -176,7 +179,7 @@ def _store(
 
 
 def _crash() -> Callable[[str], None]:
-    return crash_from(os.environ.get(VARIABLE), (*CRASH_POINTS, *JOB_CRASH_POINTS)) or unnoticed
+    return crash_from(os.environ.get(VARIABLE), (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)) or unnoticed
 
 
 async def _sweep(quota: EmbeddedStore, clock: Clock) -> None:

@@ -39,7 +39,7 @@ from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
 from penstock.wiring.holding import held_now
 from penstock.wiring.identity import open_subjects
-from penstock.wiring.lanes import model_cards, realtime_lane, request_bounds
+from penstock.wiring.lanes import model_cards, realtime_lane, repeating, request_bounds
 from penstock.wiring.listening import Started, cancelled, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_outbox, open_quota
@@ -95,8 +95,10 @@ async def serve_cluster(
         client = HttpClient(ca_files={})
         parts.push_async_callback(client.close)
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
+        once = await parts.enter_async_context(repeating(lane, jobs, quota, clock, is_alone=False))
         services = Services(
             lane=lane,
+            repeating=once,
             acceptor=GatewayAcceptor(client, configuration.queue.gateway, jobs, quota, clock),
             jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,

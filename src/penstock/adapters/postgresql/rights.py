@@ -26,7 +26,7 @@ RIGHTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "usage_hourly": _READ,
         "usage_daily": _READ,
         "jobs": _READ,
-        "results": ("SELECT", "UPDATE", "DELETE"),
+        "results": _REPLACE,
         "outbox_positions": _READ,
         "api_keys": _CHANGE,
         "versions": _CHANGE,

@@ -22,8 +22,11 @@ from penstock.adapters.sql.jobs import (
     list_jobs,
     mark_settled,
     store_result,
+    unsettled_answers,
 )
+from penstock.adapters.sql.ledger import LedgerReads
 from penstock.ports import Attempt, JobQuery, QueuedJob, StoredJob, StoredResult
+from penstock.quota.events import Event
 
 T = TypeVar("T")
 _queued = queued_jobs.c
@@ -126,6 +129,18 @@ class SqlJobs(Watches):
         kept = await self._write(keep)
         self.tell(result.job)
         return kept
+
+    async def mark_settled(self, job: str) -> None:
+        """See ``penstock.ports.Answers``, as the next two."""
+        await self._write(lambda connection: mark_settled(connection, job))
+
+    async def events(self, organisation: str, reservation: str) -> Sequence[Event]:
+        """What the ledger has of a reservation."""
+        return await self._read(lambda connection: LedgerReads(connection).of_reservations(organisation, [reservation]))
+
+    async def unsettled(self) -> Sequence[StoredResult]:
+        """Answers of an earlier process."""
+        return await self._read(unsettled_answers)
 
     async def remove(self, job: str) -> None:
         """Take a job out of the queue; its result is settled."""

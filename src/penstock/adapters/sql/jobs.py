@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from penstock.adapters.sql.definition_tables import organisations
 from penstock.adapters.sql.erasing import erase_again
-from penstock.adapters.sql.job_tables import jobs, results
+from penstock.adapters.sql.job_tables import jobs, queued_jobs, results
 from penstock.adapters.sql.rows import month_of
 from penstock.adapters.sql.tables import ledger
 from penstock.ports import Attempt, JobQuery, JobState, StoredJob, StoredResult
@@ -248,7 +248,15 @@ def _to_result(row: Row[Any]) -> StoredResult:
         started_at_ms=row.started_at_ms,
         finished_at_ms=row.finished_at_ms,
         arguments=row.arguments,
+        settled=row.settled,
     )
+
+
+def unsettled_answers(connection: Connection) -> list[StoredResult]:
+    """Answers whose usage was not acknowledged, but for those of jobs: whoever runs the queue sees to these."""
+    queued = select(queued_jobs.c.job)
+    statement = select(results).where(_result.settled.is_(False), _result.job.not_in(queued))
+    return [_to_result(row) for row in connection.execute(statement)]
 
 
 def mark_settled(connection: Connection, job: str) -> None:
@@ -257,7 +265,7 @@ def mark_settled(connection: Connection, job: str) -> None:
 
 
 def last_attempt(connection: Connection, organisation: str, prefix: str) -> Attempt | None:
-    """The newest of the jobs whose ids are ``prefix``, a hyphen and a number, as the ledger and the results know it."""
+    """The newest of the reservations named ``prefix``, a hyphen and a number, as the ledger and the results know it."""
     statement = select(_charge.reservation, _charge.kind).where(
         _charge.month == month_of(prefix),
         _charge.reservation > f"{prefix}-",
@@ -267,6 +275,11 @@ def last_attempt(connection: Connection, organisation: str, prefix: str) -> Atte
     kinds: dict[int, set[str]] = {}
     for reservation, kind in connection.execute(statement):
         kinds.setdefault(int(reservation.removeprefix(f"{prefix}-")), set()).add(kind)
+    stored = select(_result.job).where(
+        _result.job > f"{prefix}-", _result.job < f"{prefix}.", _result.organisation == organisation
+    )
+    for job in connection.execute(stored).scalars():
+        kinds.setdefault(int(job.removeprefix(f"{prefix}-")), set())  # stored, and not in the ledger yet
     if not kinds:
         return None
     number = max(kinds)
@@ -276,8 +289,28 @@ def last_attempt(connection: Connection, organisation: str, prefix: str) -> Atte
     return Attempt(
         number=number,
         ended=next((kind for kind in ends if kind.value in kinds[number]), None),
-        job=get_job(connection, organisation, job),
+        job=get_job(connection, organisation, job) or (None if result is None else _answered(result)),
         fingerprint=None if result is None else result.arguments["fingerprint"],
+    )
+
+
+def _answered(result: StoredResult) -> StoredJob:
+    """A request of the realtime lane, whose answer was kept, as a job that has ended."""
+    return StoredJob(
+        id=result.job,
+        organisation=result.organisation,
+        team=None,
+        key=result.arguments["key"],
+        model=result.model,
+        state=result.state,
+        created_at_ms=result.started_at_ms,
+        deadline_ms=result.arguments["job_deadline_ms"],
+        started_at_ms=result.started_at_ms,
+        finished_at_ms=result.finished_at_ms,
+        route=result.route,
+        usage=result.usage,
+        http_status=result.http_status,
+        body=result.body,
     )
 
 
