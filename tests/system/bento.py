@@ -33,7 +33,7 @@ CONFIGURATIONS: Final = ROOT / "config" / "bento"
 RESOURCES: Final = CONFIGURATIONS / "resources" / "*.yaml"
 PEPPER: Final = "a pepper that is thirty-two bytes"
 VHOST: Final = "penstock"
-SHARDS: Final = 4
+SHARDS: Final = 2
 CHAT: Final = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 A = TypeVar("A")
 
