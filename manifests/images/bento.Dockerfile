@@ -1,5 +1,11 @@
-# Our Bento distribution with its streams: gateway, worker, collector, dead letters. Built from the project's root.
-FROM golang:1.26-bookworm AS build
+# Our Bento distribution with its streams: gateway, worker, collector, dead letters. Built from the project's root:
+#
+#   docker build -f manifests/images/bento.Dockerfile -t penstock-bento .
+#
+# BASE is any image with Go 1.26 or later and certificates; nothing of it is in the result.
+ARG BASE=golang:1.26-bookworm
+
+FROM ${BASE} AS build
 WORKDIR /build
 COPY src/bento/go.mod src/bento/go.sum ./
 RUN go mod download

@@ -1,17 +1,39 @@
-# Every process of Penstock that is written in Python: serve, execute, keeper, setup. Built from the project's root.
-FROM python:3.11-slim-bookworm AS build
-WORKDIR /build
-COPY requirements/serve.txt requirements/
-RUN python -m venv /opt/penstock \
-    && /opt/penstock/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements/serve.txt
-COPY . .
-RUN /opt/penstock/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+# Every process of Penstock that is written in Python: serve, keeper, execute, setup, await. Built from the project's root:
+#
+#   docker build -f manifests/images/penstock.Dockerfile -t penstock .
+#   docker build -f manifests/images/penstock.Dockerfile --build-arg LOCK=serve -t penstock-local .    with the small model
+#
+# BASE is any Debian with Python 3.11 or later among its packages: a mirror's, or one of your own with its certificates.
+ARG BASE=debian:bookworm-slim
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE} AS python
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
+
+FROM python AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
+WORKDIR /build
+COPY requirements requirements
+ARG LOCK=cluster
+# The tools that build are left behind; what is installed is locked with hashes, and nothing is compiled.
+RUN python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements/bootstrap.txt \
+    && python3 -m venv --without-pip /opt/penstock \
+    && /opt/build/bin/uv pip install --python /opt/penstock/bin/python --no-cache --no-deps --no-build --require-hashes \
+        -r requirements/${LOCK}.txt
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY src/penstock src/penstock
+COPY config config
+RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/wheel \
+    && /opt/build/bin/uv pip install --python /opt/penstock/bin/python --no-cache --no-deps /tmp/wheel/*.whl \
+    && /opt/penstock/bin/python -m compileall -q /opt/penstock/lib
+
+FROM python
 COPY --from=build /opt/penstock /opt/penstock
 RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/penstock
 USER 65532:65532
 WORKDIR /etc/penstock
-ENV PENSTOCK_DATA=/var/lib/penstock PYTHONUNBUFFERED=1
+ENV PATH=/opt/penstock/bin:/usr/bin:/bin PENSTOCK_DATA=/var/lib/penstock PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 ENTRYPOINT ["/opt/penstock/bin/penstock"]
 CMD ["--help"]

@@ -17,6 +17,7 @@ import penstock.cli.execute
 import penstock.cli.invoice
 import penstock.cli.keys
 import penstock.cli.ledger
+import penstock.cli.local_model
 import penstock.cli.replay
 import penstock.cli.serve
 import penstock.cli.setup
@@ -28,7 +29,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_t
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
-    "setup", "simulate-model", "up", "invoice", "ledger export", "await",
+    "setup", "simulate-model", "up", "invoice", "ledger export", "await", "local-model",
 )  # fmt: skip
 
 

@@ -46,8 +46,8 @@
 {{- end -}}
 {{- if eq (toString $model.upstream) "local" -}}
 {{- $image := include "penstock.image" (dict "root" $ "image" $.Values.kubernetes.images.local) -}}
-{{- $args := list "-m" "penstock.adapters.local_model" "--host" "0.0.0.0" "--port" "8000" "--model" ($model.upstream_model | default $name) "--context" (include "penstock.amount" $model.context) -}}
-{{- $_ := set $model "deploy" (dict "image" $image "command" (list "/opt/penstock/bin/python") "args" $args "startup" "3m" "resources" (dict "requests" (dict "cpu" "1" "memory" "512Mi") "limits" (dict "memory" "2Gi"))) -}}
+{{- $args := list "local-model" "--host" "0.0.0.0" "--port" "8000" "--model" ($model.upstream_model | default $name) "--context" (include "penstock.amount" $model.context) -}}
+{{- $_ := set $model "deploy" (dict "image" $image "args" $args "startup" "3m" "resources" (dict "requests" (dict "cpu" "1" "memory" "512Mi") "limits" (dict "memory" "2Gi"))) -}}
 {{- end -}}
 {{- if $model.deploy -}}
 {{- $deploy := mergeOverwrite (deepCopy $defaults.deploy) $model.deploy -}}

@@ -1,4 +1,4 @@
-"""The child process: llama.cpp's own server on loopback, until standard input ends or a signal comes.
+"""The child process: llama.cpp's own server, until standard input ends or a signal comes.
 
 Standard input is the tie to the parent: when that is gone, however it went, reading ends and so does this process.
 """
@@ -28,7 +28,7 @@ def parameters(engine: Any, options: argparse.Namespace) -> Any:
     chosen = engine.CommonParams()
     chosen.model.path = options.weights
     chosen.model_alias = {options.name}
-    chosen.hostnames = ["127.0.0.1"]
+    chosen.hostnames = [options.host]
     chosen.port = options.port
     chosen.n_parallel = options.parallel
     chosen.n_ctx = options.context * options.parallel
@@ -51,6 +51,7 @@ def main() -> None:
     reader = argparse.ArgumentParser(prog="python -m penstock.adapters.local_model", description=__doc__)
     reader.add_argument("--weights", required=True, help="GGUF file")
     reader.add_argument("--name", default="local", help="the model's name in answers")
+    reader.add_argument("--host", default="127.0.0.1", help="address to listen on")
     reader.add_argument("--port", type=int, default=0, help="0: a free one")
     reader.add_argument("--context", type=int, default=2048, help="tokens for each request")
     reader.add_argument("--parallel", type=int, default=4, help="requests at a time")

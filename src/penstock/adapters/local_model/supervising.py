@@ -38,6 +38,8 @@ class LocalModel:
 
     Args:
         name: What the model calls itself in answers.
+        host: Address that it listens on.
+        port: 0 for a free one.
         context: Tokens for each request, prompt and answer together.
         parallel: Requests at a time; more of them wait inside the engine.
         threads: CPU threads; None: one for each core but one. Its threads wait for each other at every step, spinning,
@@ -49,6 +51,8 @@ class LocalModel:
     """
 
     name: str = "local"
+    host: str = "127.0.0.1"
+    port: int = 0
     context: int = 2048
     parallel: int = 4
     threads: int | None = None
@@ -97,7 +101,8 @@ class LocalModel:
         options = {
             "weights": self.parts.weights,
             "name": self.name,
-            "port": urlsplit(self.url).port or 0,
+            "host": self.host,
+            "port": urlsplit(self.url).port or self.port,
             "context": self.context,
             "parallel": self.parallel,
             "threads": self.threads or max(1, (os.cpu_count() or 1) - 1),
