@@ -7,7 +7,17 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.lanes.upstreams import EJECTED_FIRST_S, EJECTED_MOST_S, FAILURES_MAX, Balance, Verdict
+from penstock.lanes.upstreams import (
+    EJECTED_FIRST_S,
+    EJECTED_MOST_S,
+    FAILURES_MAX,
+    RETRIES_MOST,
+    RETRY_COST,
+    SEEN_MIN,
+    Balance,
+    RetryBudget,
+    Verdict,
+)
 
 
 def fail(balance: Balance, index: int, *, now_s: float = 0.0, times: int = FAILURES_MAX) -> list[bool | None]:
@@ -86,3 +96,49 @@ def test_when_all_are_ejected_the_first_to_come_back_is_tried_anyway() -> None:
 
 def test_none_is_left_when_all_are_to_be_avoided() -> None:
     assert Balance([1, 1]).pick(now_s=0, avoid={0, 1}) is None
+
+
+def test_one_that_fails_every_other_request_is_ejected_though_never_thrice_in_a_row() -> None:
+    balance = Balance([1, 1])
+    ejected_after = 0
+    for number in range(1, 100):
+        assert balance.pick(now_s=0, avoid={1}) == 0
+        verdict = Verdict.FAILED if number % 2 == 0 else Verdict.WORKED
+        if balance.done(0, verdict, now_s=0) is False:
+            ejected_after = number
+            break
+    assert ejected_after == SEEN_MIN
+
+
+def test_one_that_fails_a_third_of_its_requests_stays() -> None:
+    balance = Balance([1, 1])
+    for number in range(90):
+        balance.pick(now_s=0, avoid={1})
+        assert balance.done(0, Verdict.FAILED if number % 3 == 0 else Verdict.WORKED, now_s=0) is None
+
+
+def test_an_old_record_counts_no_longer_once_it_is_back() -> None:
+    balance = Balance([1, 1])
+    fail(balance, 0)
+    assert balance.pick(now_s=EJECTED_FIRST_S) in (0, 1)
+    balance.pick(now_s=EJECTED_FIRST_S)
+    assert balance.done(0, Verdict.WORKED, now_s=EJECTED_FIRST_S) is True
+    assert fail(balance, 0, times=2) == [None, None]
+
+
+def test_a_trial_whose_client_left_shows_nothing_and_another_may_try() -> None:
+    balance = Balance([1, 1])
+    fail(balance, 0)
+    assert 0 in [balance.pick(now_s=EJECTED_FIRST_S) for _ in range(2)]
+    assert balance.done(0, Verdict.NOTHING, now_s=EJECTED_FIRST_S) is None
+    assert 0 in [balance.pick(now_s=EJECTED_FIRST_S) for _ in range(3)]
+
+
+def test_a_fifth_of_the_requests_may_be_sent_again_and_ten_at_once() -> None:
+    budget = RetryBudget()
+    assert [budget.spend() for _ in range(RETRIES_MOST + 1)] == [True] * RETRIES_MOST + [False]
+    again = 0
+    for _ in range(1000):
+        budget.earn()
+        again += budget.spend()
+    assert again == 1000 // RETRY_COST

@@ -120,6 +120,7 @@ class Service(Announced):
         model: str = "context: 4096",
         plan: str = "",
         queue: str = "",
+        server: str = "",
         organisations: tuple[str, ...] = ("acme",),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -129,7 +130,7 @@ class Service(Announced):
             f"plans: {{p: {{limits: {json.dumps(limits)}, {plan}}}}}\n"
             f"organisations: {{{', '.join(f'{name}: {{plan: p}}' for name in organisations)}}}\n"
             f"queue: {{{queue}}}\n"
-            "server: {data_directory: data}\n"
+            f"server: {{data_directory: data, {server}}}\n"
         )
         super().__init__(folder, folder / "data", environment=environment)
 

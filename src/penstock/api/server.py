@@ -255,18 +255,20 @@ async def serve(
     *,
     stop: asyncio.Event,
     started: Callable[[], None] = lambda: None,
+    delay_s: float = 0.0,
     shutdown_s: float = 30.0,
     head_bytes_max: int = 16_000,
     head_s: float = 10.0,
     keep_alive_s: float = 75.0,
 ) -> None:
-    """Answer until ``stop`` is set, then accept no more, and let running requests end.
+    """Answer until ``stop`` is set and ``delay_s`` have passed, then accept no more, and let running requests end.
 
     Run it in a uvloop (``uvloop.run``); it takes the loop that it finds.
 
     Args:
         listener: As ``bind`` gives it; closed at the end.
         started: Told once connections are accepted.
+        delay_s: How long connections are still accepted after ``stop``: for load balancers to notice.
         shutdown_s: Then what still runs is cancelled, and its client told to send the request again.
         head_bytes_max: Of a request line with its headers.
         head_s: How long these may take to arrive.
@@ -291,6 +293,7 @@ async def serve(
 
     async def stop_when_told() -> None:
         await stop.wait()
+        await asyncio.sleep(delay_s)
         server.should_exit = True
 
     waiting = asyncio.create_task(stop_when_told())

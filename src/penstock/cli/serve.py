@@ -16,7 +16,9 @@ from penstock.adapters.observing.log import LogFormat, configure_log, resolve_fo
 from penstock.api.server import stop_on_signals
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
-from penstock.config import Configuration
+from penstock.config import Configuration, NotationError
+from penstock.config.notation import parse_duration
+from penstock.errors import InvalidRequest
 from penstock.wiring.listening import Started
 from penstock.wiring.places import Places
 from penstock.wiring.serving import serve_embedded
@@ -34,6 +36,10 @@ def serve(
     operations_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Instead of `server.operations_port`; 0 for a free one.")
     ] = None,
+    stop_delay: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="How long connections are still accepted after SIGTERM, not ready."),
+    ] = "0s",
     log_format: Annotated[
         LogFormat, typer.Option(help="One line for each request on standard output; auto: text on a terminal.")
     ] = LogFormat.AUTO,
@@ -52,15 +58,18 @@ def serve(
     configuration, places = load_with_places(config, data)
     configuration = _overridden(configuration, host, port, operations_port)
     as_text = resolve_format(log_format, is_terminal=sys.stdout.isatty()) is LogFormat.TEXT
+    delay_s = _duration_ms(stop_delay) / 1000
     writer = LineWriter(sys.stdout.fileno())
     configure_log(writer, LogFormat.TEXT if as_text else LogFormat.JSON)
     try:
-        uvloop.run(_serve(configuration, places, writer, as_text=as_text))
+        uvloop.run(_serve(configuration, places, writer, as_text=as_text, delay_s=delay_s))
     finally:
         writer.close()
 
 
-async def _serve(configuration: Configuration, places: Places, writer: LineWriter, *, as_text: bool) -> None:
+async def _serve(
+    configuration: Configuration, places: Places, writer: LineWriter, *, as_text: bool, delay_s: float
+) -> None:
     stop = asyncio.Event()
 
     def say(text: str) -> None:
@@ -74,7 +83,16 @@ async def _serve(configuration: Configuration, places: Places, writer: LineWrite
     stop_on_signals(stop, told_to=lambda: say(f"\nstopping: running requests have {longest_s:g} s to end\n"))
 
     serving = serve_embedded if configuration.stores is None else serve_cluster
-    await serving(configuration, places, writer=writer, log_as_text=as_text, stop=stop, started=started)
+    await serving(
+        configuration, places, writer=writer, log_as_text=as_text, stop=stop, stop_delay_s=delay_s, started=started
+    )
+
+
+def _duration_ms(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except NotationError as error:
+        raise InvalidRequest(f"--stop-delay: {error}") from error
 
 
 def _overridden(

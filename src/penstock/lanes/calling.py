@@ -13,7 +13,7 @@ from typing import Final
 from penstock.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from penstock.lanes.bodies import sanitised_error
 from penstock.lanes.models import PATHS, ServedModel, Upstream
-from penstock.lanes.upstreams import Balance, Verdict
+from penstock.lanes.upstreams import Balance, RetryBudget, Verdict
 from penstock.ports import Clock, Observer, RequestRecord, UpstreamClient, UpstreamRequest, UpstreamResponse
 
 ATTEMPTS_MAX: Final = 2
@@ -51,8 +51,10 @@ class Caller:
         self._clock = clock
         self._observer = observer
         self._balances: dict[str, Balance] = {}
+        self._retries: dict[str, RetryBudget] = {}
         self._templates: dict[tuple[str, int, str], tuple[str, dict[str, str]]] = {}
         for model in models:
+            self._retries[model.name] = RetryBudget()
             self._balances[model.name] = Balance([upstream.weight for upstream in model.upstreams])
             for index, upstream in enumerate(model.upstreams):
                 observer.upstream_changed(model.name, upstream_name(upstream), True)
@@ -72,6 +74,8 @@ class Caller:
         balance = self._balances[model.name]
         began_s = now_s = self._clock.monotonic_s()
         tried: list[int] = []
+        retries = self._retries[model.name]
+        retries.earn()
         while True:
             index = balance.pick(now_s=now_s, avoid=tried)
             assert index is not None
@@ -94,6 +98,9 @@ class Caller:
             except UpstreamError as error:
                 may_ask_another = error.status in _BUSY or not (was_sent(error) or type(error) is UpstreamError)
                 if not may_ask_another or len(tried) == min(ATTEMPTS_MAX, len(model.upstreams)):
+                    raise
+                if not retries.spend():
+                    record.extra["retry_budget"] = "used up"
                     raise
             now_s = self._clock.monotonic_s()
 

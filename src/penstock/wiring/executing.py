@@ -30,6 +30,7 @@ from penstock.wiring.clock import SystemClock
 from penstock.wiring.lanes import model_servers
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_quota
+from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
 from penstock.wiring.stores import Role
 
@@ -78,6 +79,8 @@ async def serve_executor(
         caller = Caller(servers.client, clock, observer, servers.models.values())
 
         async def readiness() -> tuple[str, ...]:
+            if stop.is_set():
+                return (STOPPING,)
             return () if quota.failure is None else (quota.failure,)
 
         executor = Executor(quota, caller, clock, servers.models, observer=observer)

@@ -29,6 +29,7 @@ from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import Governing
 from penstock.wiring.listening import beside
 from penstock.wiring.quota import open_outbox, open_quota, open_restorer
+from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
 from penstock.wiring.stores import Role
 
@@ -93,6 +94,8 @@ async def run_keeper(
         registry.register(KeeperMetrics(keeper.tally))
 
         async def readiness() -> tuple[str, ...]:
+            if stop.is_set():
+                return (STOPPING,)
             return () if quota.failure is None else (f"Redis cannot be used: {quota.failure}",)
 
         operations = operations_application(metrics=lambda: generate_latest(registry), readiness=readiness, audit=None)

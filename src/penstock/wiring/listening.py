@@ -64,6 +64,7 @@ async def listen(
     *,
     stop: asyncio.Event,
     started: Callable[[Started], None],
+    stop_delay_s: float,
     first_key: str | None,
 ) -> None:
     """Both listeners, until told to stop; the operations port answers until the public one has ended."""
@@ -86,6 +87,7 @@ async def listen(
                 addresses.public,
                 stop=stop,
                 started=accepted,
+                delay_s=stop_delay_s,
                 shutdown_s=server.shutdown_ms / 1000,
                 head_bytes_max=server.header_bytes_max,
             )

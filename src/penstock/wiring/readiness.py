@@ -11,6 +11,8 @@ from penstock.quota.operations import Call, Inspect, Inspected
 
 A = TypeVar("A")
 
+STOPPING = "the process is stopping"
+
 
 class FallibleStore(Protocol):
     """A quota store that knows whether it can be used."""
@@ -25,8 +27,12 @@ class FallibleStore(Protocol):
         ...
 
 
-async def readiness(quota: FallibleStore, organisations: Iterable[str], clock: Clock) -> tuple[str, ...]:
+async def readiness(
+    quota: FallibleStore, organisations: Iterable[str], clock: Clock, *, is_stopping: bool = False
+) -> tuple[str, ...]:
     """Why no request should be sent here now, one sentence each; empty when ready."""
+    if is_stopping:
+        return (STOPPING,)
     if quota.failure is not None:
         return (f"the quota store cannot be used: {quota.failure}",)
     reasons: list[str] = []

@@ -66,6 +66,7 @@ async def serve_embedded(
     writer: LineWriter,
     log_as_text: bool,
     stop: asyncio.Event,
+    stop_delay_s: float,
     started: Callable[[Started], None],
 ) -> None:
     """Serve until ``stop`` is set, then let running requests end and commit what is left.
@@ -73,6 +74,7 @@ async def serve_embedded(
     Args:
         configuration: Without stores.
         writer: For the request log; left open.
+        stop_delay_s: How long connections are still accepted then.
         started: Told once connections are accepted.
 
     Raises:
@@ -119,7 +121,7 @@ async def serve_embedded(
             clock=clock,
             observer=observer,
             models=model_cards(configuration),
-            readiness=lambda: readiness(quota, governing.current, clock),
+            readiness=lambda: readiness(quota, governing.current, clock, is_stopping=stop.is_set()),
             administration=SqlAdministration(engine, governing, quota, shards=configuration.queue.shards),
             bounds=request_bounds(configuration),
             subjects=subjects,
@@ -134,7 +136,7 @@ async def serve_embedded(
         )
         await listen(
             configuration, places, addresses, application(services), operations,
-            stop=stop, started=started, first_key=first_key,
+            stop=stop, stop_delay_s=stop_delay_s, started=started, first_key=first_key,
         )  # fmt: skip
 
 

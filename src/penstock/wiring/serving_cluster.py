@@ -55,6 +55,7 @@ async def serve_cluster(
     writer: LineWriter,
     log_as_text: bool,
     stop: asyncio.Event,
+    stop_delay_s: float,
     started: Callable[[Started], None],
 ) -> None:
     """Serve until ``stop`` is set, then let running requests end.
@@ -62,6 +63,7 @@ async def serve_cluster(
     Args:
         configuration: With stores, which ``penstock setup`` has prepared.
         writer: For the request log; left open.
+        stop_delay_s: How long connections are still accepted then.
         started: Told once connections are accepted.
 
     Raises:
@@ -108,7 +110,7 @@ async def serve_cluster(
             clock=clock,
             observer=observer,
             models=model_cards(configuration),
-            readiness=lambda: readiness(quota, governing.current, clock),
+            readiness=lambda: readiness(quota, governing.current, clock, is_stopping=stop.is_set()),
             administration=SqlAdministration(engine, governing, quota, shards=configuration.queue.shards),
             bounds=request_bounds(configuration),
             subjects=subjects,
@@ -124,5 +126,5 @@ async def serve_cluster(
         )
         await listen(
             configuration, places, addresses, application(services), operations,
-            stop=stop, started=started, first_key=None,
+            stop=stop, stop_delay_s=stop_delay_s, started=started, first_key=None,
         )  # fmt: skip
