@@ -230,7 +230,7 @@ def measured(now_s: float, name: str, pid: int) -> Sample | None:
             kilobytes += int(status.get("RssAnon", "0 kB").split()[0])  # one that has ended has none
             threads += int(status["Threads"])
             fields = (place / "stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))  # its own, and of its children that ended
+            ticks += sum(map(int, fields[11 : 13 if name == SUPERVISOR else 15]))  # with its children that ended
     if not threads:
         return None
     return Sample(now_s, name, pid, round(kilobytes / 1000, 2), files, threads, round(ticks / _TICKS, 2))

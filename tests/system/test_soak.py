@@ -118,5 +118,14 @@ def test_a_process_that_grows_in_every_life_is_noticed() -> None:
     assert "api: memory_mb" in wrong
 
 
+def test_a_process_that_keeps_files_open_is_noticed() -> None:
+    def seen(files: int) -> Samples:
+        return Samples([Sample(0, "api", 1, 50, files, 1, 0.0)])
+
+    assert not list(verdict.slopes_wrong(seen(verdict.FILES_MAX_OURS)))
+    (wrong,) = verdict.slopes_wrong(seen(verdict.FILES_MAX_OURS + 1))
+    assert "files were open at once" in wrong
+
+
 def test_lives_of_different_height_have_one_slope() -> None:
     assert slope([[(0, 1.0), (1800, 2.0), (3600, 3.0)], [(0, 7.0), (3600, 9.0)]]).per_hour == 2.0
