@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 
 from starlette.applications import Starlette
 
@@ -35,15 +36,13 @@ class Application:
         """Every path that is answered, as it is declared."""
         return [*HOT, *(getattr(route, "path", "") for route in self._pages.routes)]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             route = HOT.get(scope["path"])
             if route is not None:
-                await self._inference(route, scope, receive, send)
-            else:
-                await self._page(scope, receive, send)
-        else:
-            await self._pages(scope, receive, send)
+                return self._inference(route, scope, receive, send)
+            return self._page(scope, receive, send)
+        return self._pages(scope, receive, send)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         clock = self._services.clock

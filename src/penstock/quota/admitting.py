@@ -229,7 +229,9 @@ def _admit(
     amounts = held_amounts(reservation)
     reservation.windows = plan.windows
     if call.lane is Lane.REALTIME:
-        for counter in plan.counters:
+        for counter in plan.window_counters:
+            counter.held += amounts[counter.unit]
+        for counter in plan.run_counters:
             hold(counter, amounts[counter.unit])
         reservation.rates, reservation.concurrency = plan.rates, plan.concurrency
         reservation.running = True
