@@ -1,0 +1,141 @@
+"""Every string of the corpora in every header, field, parameter and path of every route: refused in words or harmless.
+
+In full that is some 60,000 requests over sockets; a part of them, drawn anew each time, in ``make test``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from penstock.api.openapi import declared, description
+from penstock.api.permissions import PERMISSIONS, Audience
+from penstock.api.services import Bounds
+from tests.api.corpora import HEADERS, STRINGS
+from tests.api.door import TOKEN, Door, chat_body, open_door, read_answer
+from tests.counts import count
+
+pytestmark = [pytest.mark.slow, pytest.mark.torture]
+
+MESSAGE = {"role": "user", "content": [{"type": "text", "text": "a"}], "name": "n"}
+BODIES: dict[str, dict[str, Any]] = {
+    "chat.completions": chat_body(
+        messages=[MESSAGE], stop=["a"], user="u", metadata={"k": "v"}, n=1, temperature=1.0, seed=1,
+        tools=[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+        stream=False, response_format={"type": "text"}, logit_bias={"1": 1}, tool_choice="auto",
+    ),
+    "completions": {"model": "chat-small", "prompt": ["a"], "suffix": "s", "echo": False, "best_of": 1},
+    "embeddings": {"model": "chat-small", "input": ["a"], "encoding_format": "float", "dimensions": 1, "user": "u"},
+    "responses": {
+        "model": "chat-small", "input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}],
+        "instructions": "i", "metadata": {"k": "v"}, "store": False, "max_output_tokens": 5, "user": "u",
+    },
+}  # fmt: skip
+PARAMETERS = ("start", "end", "group_by", "limit", "after", "wait", "status", "unknown")
+ROUTES = [
+    (declared(path), method.upper())
+    for path, methods in sorted(description()["paths"].items())
+    for method in methods
+    if PERMISSIONS[declared(path)].audience is not Audience.ADMINISTRATOR  # these have a test of what cannot be meant
+]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a body has values, and where it has names."""
+    yield at
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, below in pairs:
+        yield from places(below, (*at, name))
+        if isinstance(value, dict):
+            yield (*at, ("name", name))
+
+
+def put(value: Any, at: tuple[Any, ...], text: str) -> Any:
+    """The body with the text in that place."""
+    if not at:
+        return text
+    first, *rest = at
+    if isinstance(first, tuple):
+        return {text if name == first[1] else name: below for name, below in value.items()}
+    if isinstance(value, dict):
+        return {name: put(below, tuple(rest), text) if name == first else below for name, below in value.items()}
+    return [put(below, tuple(rest), text) if index == first else below for index, below in enumerate(value)]
+
+
+def written(method: str, path: str, body: Any, header: tuple[str, str] | None = None) -> bytes:
+    """A request, to the byte: a header replaces the one of its name, and may hold anything."""
+    content = b"" if body is None else json.dumps(body).encode()
+    headers = {"host": "x", "authorization": f"Bearer {TOKEN}"}
+    if content:
+        headers |= {"content-type": "application/json", "content-length": str(len(content))}
+    lines = [f"{name}: {value}" for name, value in (headers | dict([header] if header else [])).items()]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "connection: close", "", ""]).encode() + content
+
+
+def cases() -> list[tuple[str, str, Callable[[str], bytes]]]:
+    """Route, place, and what makes the request of a string."""
+    found: list[tuple[str, str, Callable[[str], bytes]]] = []
+    for path, method in ROUTES:
+        body = BODIES.get(PERMISSIONS[path].route) if method == "POST" else None
+        real = path.replace("{name:path}", "chat-small").replace("{id}", "0" * 32)
+
+        def add(place: str, make: Callable[[str], bytes], route: str = f"{method} {path}") -> None:
+            found.append((route, place, make))
+
+        for name in HEADERS:
+            add(name, lambda text, m=method, r=real, b=body, n=name: written(m, r, b, (n, text)))  # type: ignore[misc]
+        for name in PARAMETERS:
+            add(name, lambda text, m=method, r=real, b=body, n=name: written(m, f"{r}?{n}={quote(text)}", b))  # type: ignore[misc]
+        add("path", lambda text, m=method, r=real, b=body: written(m, f"{r}/{quote(text)}", b))  # type: ignore[misc]
+        if "{" in path:
+            start = path.partition("{")[0]
+            add("name in the path", lambda text, m=method, s=start: written(m, f"{s}{quote(text, safe='')}", None))  # type: ignore[misc]
+        for at in places(body) if body is not None else ():
+            add(str(at), lambda text, m=method, r=real, b=body, a=at: written(m, r, put(b, a, text)))  # type: ignore[misc]
+    return found
+
+
+def check(door: Door, request: bytes) -> int | None:
+    with door.connect() as connection:
+        connection.sendall(request)
+        try:
+            answer = read_answer(connection)
+        except (IndexError, ConnectionResetError):
+            return None  # cut off
+    assert answer.status < 500
+    assert all(character.isprintable() for value in answer.headers.values() for character in value)
+    assert "set-cookie" not in answer.headers
+    assert not {byte for byte in answer.body if byte < 0x20 and byte != 0x0A}
+    if answer.status >= 400:
+        shown = [each for each in answer.error().values() if each is not None]
+        assert all(each.isprintable() for each in shown)
+        assert TOKEN not in "".join(shown)
+    return answer.status
+
+
+def test_no_string_in_any_place_does_more_than_be_refused_or_read(seed: int) -> None:
+    assert len(STRINGS) >= 200
+    random = Random(seed)
+    every = [(case, text) for case in cases() for text in STRINGS]
+    drawn = random.sample(every, min(len(every), count(200_000, short=1_500)))
+    with open_door(Door(bounds=Bounds(body_s=0.5)), head_s=0.5) as door:
+        door.lane.words = ["one"]
+        limits = {each.limit for each in door.store.inspected().limits}
+        organisations = set(door.store.organisations)
+        statuses = set()
+        for (route, place, make), text in drawn:
+            try:
+                statuses.add(check(door, make(text)))
+            except AssertionError as error:
+                error.add_note(f"{route}: {text!r} as {place}")
+                raise
+        assert {200, 400, 401, 404} <= statuses
+        assert {each.limit for each in door.store.inspected().limits} == limits
+        assert set(door.store.organisations) == organisations
+        assert {record.organisation for record in door.watcher.ended} <= {"acme", ""}
+        assert door.chat().status == 200
