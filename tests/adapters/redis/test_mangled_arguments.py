@@ -29,7 +29,7 @@ from tests.counts import count
 from tests.quota.histories import ORGANISATIONS, T0_MS, history
 from tests.system.services import Redis
 
-ARGUMENTS = count(1_000_000, short=10_000)
+ARGUMENTS = count(1_000_000, short=5_000)
 IN_ONE_HISTORY = 2_500
 AT_ONCE = 100
 # One argument of each kind that an earlier library answered, or broke on: its bytes as Latin-1.

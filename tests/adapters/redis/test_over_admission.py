@@ -33,7 +33,7 @@ def crowd(seed: int, *options: object) -> dict[str, Any]:
 
 
 def test_not_one_token_is_admitted_over_a_limit_and_all_accounts_agree(seed: int) -> None:
-    attempts = count(1_000_000, short=10_000)
+    attempts = count(1_000_000, short=8_000)
     found = crowd(
         seed, "--processes", count(64, short=16), "--attempts", attempts, "--kills", count(400, short=8)
     )  # fmt: skip

@@ -1,0 +1,295 @@
+"""The stores and the broker of a simulated system, and the ways to them, on which messages are lost, late and doubled.
+
+The quota store is the quota model itself. The others do what the real ones promise and no more: a queue keeps what it
+confirmed until it is acknowledged, and brings it again otherwise; a transaction is carried out whole or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from penstock.errors import Deposed, StoreUnavailable
+from penstock.lanes.jobs import JobResult
+from penstock.quota import Call, Event, EventKind, Organisation, Usage
+from tests.simulation.scheduling import Clock, Faults, Life
+
+A = TypeVar("A")
+T = TypeVar("T")
+BOUND_S = 0.15
+CONFIRM_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event of the outbox."""
+
+    id: str
+    event: Event
+
+
+class Quota:
+    """The quota store, and its outbox."""
+
+    def __init__(self, clock: Clock, faults: Faults, name: str) -> None:
+        self.organisation = Organisation(name)
+        self.clock = clock
+        self.faults = faults
+        self.outbox: list[Entry] = []
+        self._count = 0
+
+    def carry_out(self, call: Call[A]) -> A:
+        """One call, atomically."""
+        answer = self.organisation.apply(call, time_ms=self.clock.now_ms())
+        for event in self.organisation.outbox:
+            self._count += 1
+            self.outbox.append(Entry(f"{self._count:09}", event))
+        self.organisation.outbox.clear()
+        return answer
+
+
+class QuotaPort:
+    """``penstock.ports.QuotaStore`` for one process: two attempts at each call, as the client of Redis makes."""
+
+    def __init__(self, quota: Quota, life: Life) -> None:
+        self._quota = quota
+        self._life = life
+
+    async def apply(self, call: Call[A]) -> A:
+        faults = self._quota.faults
+        for _ in range(2):
+            await self._life.wait(faults.delay_s())
+            if faults.happens(faults.loss_share):
+                if faults.happens(0.5):  # not lost but late: it arrives after the caller gave it up
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(faults.random.uniform(0.2, 90.0), self._quota.carry_out, call)
+                await self._life.wait(BOUND_S)
+                continue
+            answer = self._quota.carry_out(call)
+            if not faults.happens(faults.loss_share):
+                await self._life.wait(faults.delay_s())
+                return answer
+            await self._life.wait(BOUND_S)
+        raise StoreUnavailable("no answer, twice")
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message with a consumer."""
+
+    body: Any
+    of: Life
+    queue: WorkQueue
+
+    def acknowledge(self) -> None:
+        """Done with it; the broker may not hear that."""
+        faults = self.of.faults
+        self.of.check()
+        if self in self.queue.unacknowledged:
+            self.queue.unacknowledged.remove(self)
+            if faults.happens(faults.loss_share):
+                self.queue.put(self.body)
+
+
+class WorkQueue:
+    """A quorum queue: what it confirmed it has, and it brings what was not acknowledged again."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.ready: list[Any] = []
+        self.unacknowledged: list[Delivery] = []
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def put(self, body: Any) -> None:
+        """It is in the queue."""
+        self.ready.append(body)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    async def publish(self, life: Life, body: Any) -> bool:
+        """Whether the broker confirmed. If not, it may have the message all the same."""
+        faults = self.faults
+        await life.wait(faults.delay_s())
+        if faults.happens(faults.loss_share):
+            await life.wait(CONFIRM_S)
+            return False
+        self.put(body)
+        if faults.happens(faults.loss_share / 2):
+            self.put(body)
+        if faults.happens(faults.loss_share):
+            await life.wait(CONFIRM_S)
+            return False
+        await life.wait(faults.delay_s())
+        return True
+
+    async def get(self, life: Life) -> Delivery:
+        """The next message, in any order; back in the queue if the process dies."""
+        while not self.ready:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+            life.check()
+        at = self.faults.random.randrange(len(self.ready)) if self.faults.is_on else 0
+        delivery = Delivery(self.ready.pop(at), life, self)
+        self.unacknowledged.append(delivery)
+        life.at_end.append(lambda: self._return(delivery))
+        return delivery
+
+    def _return(self, delivery: Delivery) -> None:
+        if delivery in self.unacknowledged:
+            self.unacknowledged.remove(delivery)
+            self.put(delivery.body)
+
+
+@dataclass(slots=True)
+class Row:
+    """One stored result: the first of its job."""
+
+    result: JobResult
+    stored_at_ms: int
+    is_settled: bool = False
+
+    @property
+    def job(self) -> str:
+        return self.result.job
+
+    @property
+    def organisation(self) -> str:
+        return self.result.organisation
+
+    @property
+    def usage(self) -> Usage | None:
+        return self.result.usage
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        arguments = self.result.arguments
+        return {name: getattr(arguments, name) for name in arguments.__dataclass_fields__}
+
+
+@dataclass(slots=True)
+class Database:
+    """Results and the ledger."""
+
+    clock: Clock
+    faults: Faults
+    results: dict[str, Row] = field(default_factory=dict)
+    ledger: dict[tuple[str, EventKind], Event] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
+    leader: Life | None = None
+    renewed_ms: int = 0
+
+    async def transact(self, life: Life, work: Callable[[], T]) -> T:
+        """Carry out a transaction.
+
+        Raises:
+            StoreUnavailable: It was not carried out, or was, and nobody heard.
+        """
+        faults = self.faults
+        await life.wait(faults.delay_s())
+        if faults.happens(faults.loss_share):
+            raise StoreUnavailable("the connection was lost before the commit")
+        found = work()
+        if faults.happens(faults.loss_share):
+            raise StoreUnavailable("the connection was lost after the commit")
+        await life.wait(faults.delay_s())
+        return found
+
+
+class Books:
+    """What one keeper reads and writes: ``penstock.lanes.keeping.Books``."""
+
+    LEASE_MS = 15_000
+
+    def __init__(self, database: Database, quota: Quota, life: Life) -> None:
+        self._database = database
+        self._quota = quota
+        self._life = life
+
+    async def _fenced(self, work: Callable[[], T]) -> T:
+        def checked() -> T:
+            if self._database.leader is not self._life:
+                raise Deposed("another keeper took over")
+            return work()
+
+        return await self._database.transact(self._life, checked)
+
+    async def take(self) -> bool:
+        def take() -> bool:
+            database = self._database
+            if database.leader and database.clock.now_ms() - database.renewed_ms < self.LEASE_MS:
+                return database.leader is self._life
+            database.leader, database.renewed_ms = self._life, database.clock.now_ms()
+            return True
+
+        return await self._database.transact(self._life, take)
+
+    async def renew(self) -> None:
+        def renew() -> None:
+            self._database.renewed_ms = self._database.clock.now_ms()
+
+        await self._fenced(renew)
+
+    async def leave(self) -> None:
+        return
+
+    async def drain(self, batches: Mapping[int, Sequence[Entry]]) -> int:
+        def insert() -> int:
+            before = len(self._database.ledger)
+            for entries in batches.values():
+                for each in entries:
+                    self._database.ledger.setdefault((each.event.reservation, each.event.kind), each.event)
+            return len(self._database.ledger) - before
+
+        return await self._fenced(insert)
+
+    async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
+        return [row for (name, _), row in self._database.ledger.items() if name == reservation]
+
+    async def unsettled(self, *, finished_before_ms: int, count_max: int) -> Sequence[Row]:
+        rows = [row for row in self._database.results.values() if not row.is_settled]
+        return [row for row in rows if row.stored_at_ms < finished_before_ms][:count_max]
+
+    async def mark_settled(self, job: str) -> None:
+        def mark() -> None:
+            self._database.results[job].is_settled = True
+
+        await self._fenced(mark)
+
+    async def epoch(self, organisation: str) -> int:
+        return self._database.epochs.get(organisation, 0)
+
+    async def keep_epoch(self, organisation: str, epoch: int) -> None:
+        def keep() -> None:
+            self._database.epochs[organisation] = epoch
+
+        await self._fenced(keep)
+
+    async def make_partitions(self) -> list[int]:
+        return []
+
+    async def forget_jobs(self, *, now_ms: int, kept_ms: int) -> int:
+        return 0
+
+
+class OutboxPort:
+    """``penstock.lanes.keeping.Outbox``."""
+
+    def __init__(self, quota: Quota, life: Life) -> None:
+        self._quota = quota
+        self._life = life
+
+    async def read(self, *, count_max: int) -> Mapping[int, Sequence[Entry]]:
+        await self._life.wait(self._quota.faults.delay_s())
+        entries = self._quota.outbox[:count_max]
+        return {0: entries} if entries else {}
+
+    async def trim(self, through: Mapping[int, str]) -> int:
+        await self._life.wait(self._quota.faults.delay_s())
+        before = len(self._quota.outbox)
+        self._quota.outbox = [each for each in self._quota.outbox if each.id > through[0]]
+        return before - len(self._quota.outbox)
