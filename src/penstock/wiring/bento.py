@@ -6,6 +6,7 @@ Every setting of a stream is a variable of its environment; the files in ``confi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,10 +83,9 @@ def stream_environment(configuration: Configuration, name: str, environment: Map
         raise ConfigurationError((f"found the stream {name!r}, wanted one of {known}; choose one",))
     file, _, model = name.partition(":")
     role = {"gateway": Role.GATEWAY, "worker": Role.WORKER}.get(file, Role.COLLECTOR)
-    common = {
-        **_redis(address(configuration, Service.REDIS, role, environment)),
-        "PENSTOCK_RABBITMQ_URL": address(configuration, Service.RABBITMQ, role, environment).url,
-    }
+    redis = address(configuration, Service.REDIS, role, environment)
+    rabbitmq = address(configuration, Service.RABBITMQ, role, environment)
+    common = {**_redis(redis), "PENSTOCK_RABBITMQ_URL": rabbitmq.url, **_authorities(redis, rabbitmq)}
     if role is Role.GATEWAY:
         return common | _gateway(configuration, environment)
     if role is Role.WORKER:
@@ -140,9 +140,24 @@ def _worker(configuration: Configuration, model: str) -> dict[str, str]:
 
 def _redis(found: Address) -> dict[str, str]:
     own = {"PENSTOCK_REDIS_URL": found.urls}
+    if found.is_tls:  # Bento reads it from no scheme
+        own["PENSTOCK_REDIS_TLS"] = "true"
     if found.scheme.endswith("+sentinel"):
         return {**own, "PENSTOCK_REDIS_KIND": "failover", "PENSTOCK_REDIS_MASTER": found.path}
     return {**own, "PENSTOCK_REDIS_KIND": "cluster"} if found.scheme.endswith("+cluster") else own
+
+
+def _authorities(*services: Address) -> dict[str, str]:
+    """Whom a stream trusts instead of the system's: Go takes one file for all, and these only if no folder is named."""
+    files = {each.ca for each in services if each.ca is not None and each.is_tls}
+    if len(files) > 1:
+        names = " and ".join(sorted(str(file) for file in files))
+        raise ConfigurationError(
+            (f"stores: redis.ca and rabbitmq.ca are {names}, and a stream takes one file; put both into one",)
+        )
+    return (
+        {"SSL_CERT_FILE": str(file.absolute()), "SSL_CERT_DIR": os.devnull} if (file := next(iter(files), None)) else {}
+    )
 
 
 def _for_libpq(found: Address) -> str:
