@@ -89,7 +89,7 @@ def test_without_scopes_everything_is_allowed(run: Run, data: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_nearest(run: Run, data: Path) -> None:
     for arguments, said in (
-        (["acne"], "'acne' is no organisation of the configuration; did you mean `acme`?"),
+        (["acne"], "there is no organisation 'acne'; did you mean `acme`?"),
         (["acme", "--team", "serach"], "'serach' is no team of acme; did you mean `search`?"),
         (["acme", "--models", "chat-smal"], "--models: 'chat-smal' is no model; did you mean `chat-small`?"),
         (["acme", "--routes", "completion"], "--routes: 'completion' is no route; did you mean `completions`?"),

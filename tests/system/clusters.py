@@ -44,6 +44,7 @@ class Cluster(Program):
             if place.stat().st_uid == os.getuid() and not place.stat().st_mode & 0o001:
                 place.chmod(place.stat().st_mode | 0o001)
         served = {"upstream": model.url, "context": 4096, "max_tokens": 64, "price": {"input": 1, "output": 2}}
+        served["managed_by"] = "api"
         described = {
             "models": {"m": served, "n": served},
             "plans": {"p": {"limits": list(limits)}},

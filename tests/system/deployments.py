@@ -36,6 +36,10 @@ class Deployment(Protocol):
         """Nothing is held any more, and counters and ledger agree."""
         ...
 
+    def command(self, *arguments: str) -> str:
+        """Run another command on its configuration; what it printed."""
+        ...
+
     def charges(self) -> dict[str, list[int]]:
         """By reservation: the tokens of each of the ledger's rows that charged for a request."""
         ...
@@ -50,7 +54,7 @@ class Embedded:
             folder / "service",
             self.model.url,
             limits=settings.pop("limits", ("100M tokens/day", "100 concurrent")),
-            model="context: 4096, max_tokens: 64",
+            model="context: 4096, max_tokens: 64, managed_by: api",
             organisations=("acme", "other"),
             **settings,
         )
@@ -75,6 +79,9 @@ class Embedded:
             bearer = {"authorization": f"Bearer {self._keys[organisation]}"}
             until(lambda: httpx.get(f"{self.url}/v1/models", headers=bearer, trust_env=False).status_code == 200)
         return self._keys[organisation]
+
+    def command(self, *arguments: str) -> str:
+        return self.service.command(*arguments)
 
     def audited(self) -> None:
         report = json.loads(self.service.command("audit", "--json"))

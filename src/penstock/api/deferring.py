@@ -76,6 +76,8 @@ class Deferring:
                 traceparent=headers[b"traceparent"].decode("latin-1") if b"traceparent" in headers else None,
             )
         )
+        if len(credential.macs) > 1:
+            await self._keys.check(credential)  # which keeps it under the newest pepper from now on
         match acceptance:
             case Accepted():
                 return await self._accepted(request, acceptance, preference)

@@ -286,7 +286,10 @@ class Inference:
             except Unauthenticated:
                 continue
         request.key_mac = credential.macs[-1]
-        return await ask(request)
+        reply = await ask(request)
+        if len(credential.macs) > 1:
+            await self._keys.check(credential)  # which keeps it under the newest pepper from now on
+        return reply
 
     async def _stream(self, exchange: Exchange, reply: StreamReply) -> None:
         """Send each event at once; ``send`` waits while the client reads more slowly than the model writes."""

@@ -12,7 +12,6 @@ import typer
 
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
-from penstock.config import definitions
 from penstock.config.walking import nearest
 from penstock.console.audit import audit_table
 from penstock.console.screen import screen
@@ -20,6 +19,7 @@ from penstock.errors import InvalidRequest, PenstockError
 from penstock.lanes.audit_report import AuditReport
 from penstock.wiring.auditing import audit_database
 from penstock.wiring.auditing_cluster import audit_from_outside
+from penstock.wiring.governing import in_file
 from penstock.wiring.running import ask
 
 DIFFERENCES, COULD_NOT_LOOK = 1, 2
@@ -61,8 +61,7 @@ def _looked(organisation: str | None, *, config: ConfigurationFiles, data: DataD
     elif answer is not None:
         report = AuditReport.decode(answer)
     else:
-        governed = {name: definitions(configuration, name) for name in configuration.organisations}
-        report = audit_database(places, governed, now_ms=time.time_ns() // 1_000_000)
+        report = audit_database(places, in_file(configuration), now_ms=time.time_ns() // 1_000_000)
     if organisation is None:
         return report
     mine = report.only(organisation)

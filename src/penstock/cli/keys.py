@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -15,7 +15,9 @@ from typing import Annotated
 
 import msgspec
 import typer
+from sqlalchemy import Engine
 
+from penstock.adapters.sql.definition_rows import teams_by_organisation
 from penstock.adapters.sql.keys import Keys
 from penstock.api.permissions import SCOPES
 from penstock.cli import app
@@ -27,7 +29,7 @@ from penstock.console.keys import KeyRow, key_state, keys_table, moment
 from penstock.console.screen import screen
 from penstock.errors import InvalidRequest
 from penstock.lanes.administering import Admin, StoredKey
-from penstock.lanes.credentials import Credentials, Hashed, mint
+from penstock.lanes.credentials import Credentials, Hashed, mint, pepper_name
 from penstock.quota.definitions import Key
 from penstock.wiring.database import opened_database
 from penstock.wiring.places import Places
@@ -87,7 +89,6 @@ def create(
         export OPENAI_API_KEY=$(penstock keys create acme --team search --name ci)
     """
     configuration, places = load_with_places(config, data)
-    _check_organisation(configuration, organisation, team)
     now_ms = _now_ms()
     key = Key(
         id=secrets.token_hex(5),
@@ -100,7 +101,9 @@ def create(
     token = mint(organisation, key.id, secret=secrets.token_bytes(32))
     hashed = _hashed(token, configuration, places)
     key = replace(key, macs=((hashed.mac, 0),))
-    with _opened(configuration, places) as stored:
+    with opened_database(configuration, places) as engine:
+        _check_organisation(configuration, engine, organisation, team)
+        stored = Keys(engine)
         stored.create(
             organisation,
             key,
@@ -123,12 +126,15 @@ def list_keys(
     """Show keys with their scope, expiry and state. Secrets are not kept, so none can be shown."""
     configuration, places = load_with_places(config, data)
     now_ms = _now_ms()
-    with _opened(configuration, places) as stored:
-        found = stored.list(organisation)
-    if organisation is not None and not found:
-        _check_organisation(configuration, organisation, None)
+    peppers = [pepper_name(each) for each in read_peppers(configuration, places, os.environ)]
+    with opened_database(configuration, places) as engine:
+        found = Keys(engine).list(organisation)
+        if organisation is not None and not found:
+            _check_organisation(configuration, engine, organisation, None)
+    sys.stderr.write(_told_of_peppers(found, peppers, now_ms))
     if as_json:
-        sys.stdout.write(msgspec.json.encode([_as_json(each, now_ms) for each in found]).decode() + "\n")
+        shown = [{**_as_json(each, now_ms), "peppers": _pepper_of(each, peppers, now_ms)} for each in found]
+        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
         return
     if not found:
         sys.stderr.write("no keys yet; make one with `penstock keys create ORGANISATION`\n")
@@ -197,15 +203,38 @@ def _hashed(token: str, configuration: Configuration, places: Places) -> Hashed:
     return Credentials(read_peppers(configuration, places, os.environ)).hashed(token)
 
 
-def _check_organisation(configuration: Configuration, organisation: str, team: str | None) -> None:
-    known = configuration.organisations
+def _check_organisation(configuration: Configuration, engine: Engine, organisation: str, team: str | None) -> None:
+    """Those of the configuration, and those that administrators added."""
+    known = {name: set(each.teams) for name, each in configuration.organisations.items()}
+    for name, teams in teams_by_organisation(engine).items():
+        known[name] = known.get(name, set()) | teams
     if organisation not in known:
-        raise InvalidRequest(
-            f"{organisation!r} is no organisation of the configuration; {nearest(organisation, known)}"
-        )
-    teams = known[organisation].teams
-    if team is not None and team not in teams:
-        raise InvalidRequest(f"--team: {team!r} is no team of {organisation}; {nearest(team, teams)}")
+        raise InvalidRequest(f"there is no organisation {organisation!r}; {nearest(organisation, known)}")
+    if team is not None and team not in known[organisation]:
+        raise InvalidRequest(f"--team: {team!r} is no team of {organisation}; {nearest(team, known[organisation])}")
+
+
+def _pepper_of(stored: StoredKey, peppers: Sequence[str], now_ms: int) -> list[str]:
+    """Which of the live peppers each secret that still works is kept under: newest, previous, or another."""
+    words = dict(zip(peppers, ("newest", "previous"), strict=False))
+    live = zip(stored.key.macs, stored.peppers, strict=True)
+    return [words.get(name, "unknown") for (_, ends_ms), name in live if not ends_ms or ends_ms > now_ms]
+
+
+def _told_of_peppers(found: Sequence[StoredKey], peppers: Sequence[str], now_ms: int) -> str:
+    """Whether the previous pepper can go, while there is one."""
+    if len(peppers) < 2:
+        return ""
+    working = ("active", "rotating")
+    live = [each for each in found if key_state(each.key, now_ms=now_ms).startswith(working)]
+    waiting = [each for each in live if set(_pepper_of(each, peppers, now_ms)) - {"newest"}]
+    if not waiting:
+        return "auth.pepper_previous can go: every key in force is kept under auth.pepper\n"
+    names = ", ".join(each.path for each in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+    return (
+        f"auth.pepper_previous is needed: {len(waiting)} keys in force are kept under it ({names}); each moves to "
+        "auth.pepper when it is next used, or when it is rotated\n"
+    )
 
 
 def _scope(written: list[str] | None, known: Iterable[str], option: str, what: str) -> frozenset[str] | None:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from penstock.adapters.embedded.restarting import rebuilt
 from penstock.adapters.embedded.store import EmbeddedStore
 from penstock.adapters.sql.database import migrate, open_engine
+from penstock.adapters.sql.definition_rows import organisations_without_keys
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.errors import StoreUnavailable
 from penstock.lanes.audit_report import AuditReport
@@ -47,7 +48,7 @@ def audit_database(places: Places, definitions: Mapping[str, Definitions], *, no
     """Rebuild the counters as a restart would, in memory, and compare them; the database is only read.
 
     Args:
-        definitions: By organisation, from the configuration.
+        definitions: By organisation, from the configuration, for a database that has none yet.
 
     Raises:
         StoreUnavailable: There is no database, or it cannot be read.
@@ -60,7 +61,8 @@ def audit_database(places: Places, definitions: Mapping[str, Definitions], *, no
     try:
         migrate(engine)
         with engine.begin() as connection:
-            organisations = rebuilt(connection, definitions, version=1, time_ms=now_ms)
+            governed = organisations_without_keys(connection) or definitions
+            organisations = rebuilt(connection, governed, version=1, time_ms=now_ms)
             inspected = {
                 name: whole(name, each.apply(Inspect(organisation=name, caller_now_ms=now_ms), time_ms=now_ms))
                 for name, each in organisations.items()

@@ -9,9 +9,14 @@ from sqlalchemy import Engine
 from penstock.adapters.sql import erasing
 from penstock.adapters.sql.database import scrub, translated, writing
 from penstock.adapters.sql.keys import raise_version
+from penstock.config import Configuration
 from penstock.lanes.administering import By, Erased
 from penstock.ports import QuotaStore
 from penstock.quota.operations import Cancel, Inspect, Inspected, Lane
+from penstock.wiring.database import opened_database
+from penstock.wiring.places import Places
+from penstock.wiring.quota import open_quota
+from penstock.wiring.stores import Role
 
 
 async def erase(engine: Engine, quota: QuotaStore | None, organisation: str, job: str | None, by: By) -> Erased:
@@ -50,3 +55,26 @@ async def erase(engine: Engine, quota: QuotaStore | None, organisation: str, job
         cancelled=len(unfinished),
         stays=erasing.stays(removed, is_cluster=is_cluster),
     )
+
+
+async def erase_from_outside(configuration: Configuration, places: Places, target: str, by: By) -> Erased:
+    """The same for a command, while the service runs or not.
+
+    Args:
+        target: An organisation's name, or a job's id.
+
+    Raises:
+        NotFound: It is neither.
+        StoreUnavailable: A store does not answer.
+    """
+    with opened_database(configuration, places) as engine:
+
+        def look() -> tuple[str, str | None]:
+            with translated(), engine.connect() as connection:
+                return erasing.owner_of(connection, target)
+
+        organisation, job = await asyncio.to_thread(look)
+        if configuration.stores is None:
+            return await erase(engine, None, organisation, job, by)
+        async with open_quota(configuration, Role.API) as quota:
+            return await erase(engine, quota, organisation, job, by)

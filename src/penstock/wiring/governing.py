@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from penstock.adapters.sql.definition_rows import Governed, read_governed
 from penstock.adapters.sql.definitions import Written, record_definitions
@@ -21,6 +22,7 @@ from penstock.adapters.sql.watching import watch
 from penstock.config import Configuration, definitions
 from penstock.config.compiling import model
 from penstock.config.settings import ManagedBy
+from penstock.errors import NotFound, StoreUnavailable
 from penstock.lanes.credentials import Credential
 from penstock.ports import Clock, QuotaStore
 from penstock.quota.admitting import is_valid
@@ -70,13 +72,16 @@ class Governing:
     Args:
         engine: Of the database that has them.
         is_alone: There is no keeper, so what is new is also declared ready here.
+        newest_pepper: Its name, where keys are used; those that were made with another are kept under it from then on.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, *, is_alone: bool = False) -> None:
+    def __init__(self, engine: Engine, clock: Clock, *, is_alone: bool = False, newest_pepper: str = "") -> None:
         self._engine = engine
         self._keys = Keys(engine)
         self._clock = clock
         self._is_alone = is_alone
+        self._newest_pepper = newest_pepper
+        self._rehashing: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
         self._undefined: set[str] = set()
         first = read_governed(engine)
@@ -155,5 +160,35 @@ class Governing:
         governing = self.current.get(credential.organisation)
         key = None if governing is None else governing.key(credential.key)
         now_ms = self._clock.now_ms()
-        is_right = key is not None and any(is_valid(key, mac, now_ms) for mac in credential.macs)
-        return credential.narrowed(key) if key is not None and is_right else None
+        right = None if key is None else next((mac for mac in credential.macs if is_valid(key, mac, now_ms)), None)
+        if key is None or right is None:
+            return None
+        if right != credential.macs[0]:
+            self._keep_newest(credential, right)
+        return credential.narrowed(key)
+
+    def _keep_newest(self, credential: Credential, mac: str) -> None:
+        """A key passed by its HMAC under an older pepper: keep the newest one's instead, in a while.
+
+        Called for each use, and does it once; if the database is away, the next use tries again.
+        """
+        path = f"{credential.organisation}/{credential.key}"
+        if self._newest_pepper and path not in self._rehashing:
+            self._rehashing[path] = asyncio.get_running_loop().create_task(self._rehash(credential, mac, path))
+
+    async def _rehash(self, credential: Credential, mac: str, path: str) -> None:
+        try:
+            await asyncio.to_thread(
+                self._keys.rehash,
+                credential.organisation,
+                credential.key,
+                old=mac,
+                new=credential.macs[0],
+                pepper=self._newest_pepper,
+                now_ms=self._clock.now_ms(),
+                actor="penstock serve",
+            )
+        except (StoreUnavailable, DBAPIError, NotFound) as error:
+            log.warning("a key stays with its older pepper for now", extra={"key": credential.key, "why": str(error)})
+        finally:
+            del self._rehashing[path]

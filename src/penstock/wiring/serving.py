@@ -34,7 +34,7 @@ from penstock.api.application import application
 from penstock.api.operations import operations_application
 from penstock.api.services import Services
 from penstock.config import Configuration
-from penstock.lanes.credentials import Credentials, mint
+from penstock.lanes.credentials import Credentials, mint, pepper_name
 from penstock.lanes.following import Following
 from penstock.lanes.queueing import CRASH_POINTS as JOB_CRASH_POINTS
 from penstock.lanes.repeating import CRASH_POINTS as ANSWER_CRASH_POINTS
@@ -89,7 +89,9 @@ async def serve_embedded(
         engine = open_engine(places.database)
         parts.callback(engine.dispose)
         first_key = await asyncio.to_thread(_prepare, engine, configuration, clock, Credentials(peppers))
-        governing = await asyncio.to_thread(Governing, engine, clock, is_alone=True)
+        governing = await asyncio.to_thread(
+            Governing, engine, clock, is_alone=True, newest_pepper=pepper_name(peppers[0])
+        )
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))

@@ -28,7 +28,7 @@ from penstock.api.application import application
 from penstock.api.operations import operations_application
 from penstock.api.services import Services
 from penstock.config import Configuration
-from penstock.lanes.credentials import Credentials
+from penstock.lanes.credentials import Credentials, pepper_name
 from penstock.lanes.following import Following
 from penstock.lanes.forwarding import GatewayAcceptor
 from penstock.wiring.administering import SqlAdministration
@@ -77,7 +77,7 @@ async def serve_cluster(
         addresses = parts.enter_context(taken(configuration))
         engine = cluster_engine(configuration, Role.API)
         parts.callback(engine.dispose)
-        governing = await asyncio.to_thread(Governing, engine, clock)
+        governing = await asyncio.to_thread(Governing, engine, clock, newest_pepper=pepper_name(peppers[0]))
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select
 
-from penstock.adapters.sql.definition_tables import limits, models, organisations, prices
+from penstock.adapters.sql.definition_tables import limits, models, organisations, prices, teams
 from penstock.adapters.sql.key_rows import all_keys
 from penstock.adapters.sql.keys import read_version
 from penstock.lanes.scopes import effective
@@ -118,3 +118,14 @@ def prices_in_force(connection: Connection) -> dict[str, Price]:
 def price_of(row: Row[Any]) -> Price:
     """A price, of its row."""
     return Price(**{each: getattr(row, each) for each in PICOS})
+
+
+def teams_by_organisation(engine: Engine) -> dict[str, set[str]]:
+    """Every organisation that is not removed, with the names of its teams."""
+    with engine.connect() as connection:
+        served = select(organisations.c.name).where(organisations.c.removed_at_ms == 0)
+        found: dict[str, set[str]] = {name: set() for name in connection.execute(served).scalars()}
+        for row in connection.execute(select(teams)):
+            if row.organisation in found:
+                found[row.organisation].add(row.name)
+    return found

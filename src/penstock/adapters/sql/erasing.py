@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from penstock.adapters.sql.audit_log import record
-from penstock.adapters.sql.definition_tables import erasures
+from penstock.adapters.sql.definition_tables import erasures, organisations
 from penstock.adapters.sql.job_tables import jobs, queued_jobs, results
 from penstock.adapters.sql.tables import ledger
 from penstock.errors import NotFound
@@ -92,6 +92,28 @@ def _remove(connection: Connection, which: ColumnElement[bool]) -> int:
     unsettled = and_(which, _result.settled.is_(False), or_(_result.body.is_not(None), _result.reason != ""))
     texts = connection.execute(update(results).where(unsettled).values(body=None, reason="")).rowcount
     return texts + connection.execute(delete(results).where(which, _result.settled.is_(True))).rowcount
+
+
+def owner_of(connection: Connection, target: str) -> tuple[str, str | None]:
+    """The organisation of this name, or the organisation that has a job of this id, and the job.
+
+    Raises:
+        NotFound: It is neither.
+    """
+    row = organisations.c
+    if connection.execute(select(row.name).where(row.name == target)).first() is not None:
+        return target, None
+    found = [
+        select(_job.organisation).where(_job.id == target),
+        select(_result.organisation).where(_result.job == target),
+    ]
+    if connection.dialect.name == "sqlite":
+        found.append(select(_queued.organisation).where(_queued.job == target))
+    for each in found:
+        owner = connection.execute(each).scalar()
+        if owner is not None:
+            return owner, target
+    raise NotFound(f"{target} is neither an organisation nor a job that is still known; nothing was erased")
 
 
 def _knows(connection: Connection, organisation: str, job: str) -> bool:
