@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from penstock.quota.events import Event, EventKind, Usage
 from penstock.quota.operations import Call, Reserve, Settle, Void
@@ -301,6 +301,13 @@ class QueuedJob:
     model: str
 
 
+class Kept(NamedTuple):
+    """How long results of jobs, and answers for idempotency keys, are kept where an organisation says nothing else."""
+
+    results_ms: int
+    answers_ms: int
+
+
 class WorkQueue(Protocol):
     """The queue as a table, for a process without a broker. Everything is durable when it returns.
 
@@ -332,8 +339,8 @@ class WorkQueue(Protocol):
         """The job has ended, and its result, if it has one, is settled."""
         ...
 
-    async def forget(self, *, now_ms: int, kept_ms: int) -> int:
-        """Delete jobs and results that are due, ``kept_ms`` after their end unless an organisation has its own."""
+    async def forget(self, *, now_ms: int, kept: Kept) -> int:
+        """Delete jobs and results that are due; tells how many jobs."""
         ...
 
 

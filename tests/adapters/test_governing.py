@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -30,7 +31,7 @@ class Quota:
         self.organisations: dict[str, Organisation] = {}
         self.defined: list[str] = []
 
-    async def apply(self, call: Call[object]) -> object:
+    async def apply(self, call: Call[Any]) -> Any:
         if self.is_away:
             raise StoreUnavailable("the quota store does not answer")
         if isinstance(call, Define):
@@ -81,12 +82,12 @@ def test_only_what_changed_is_defined_and_a_new_organisation_is_declared_ready(e
         governing = Governing(engine, SystemClock(), is_alone=True)
         current = governing.current
         keys.revoke("acme", "k1", now_ms=2, actor="ops")
-        await governing.refresh(quota)  # type: ignore[arg-type]
+        await governing.refresh(quota)
         assert quota.defined == ["acme"]
         assert current["acme"].keys["k1"].revoked  # in place: others hold on to it
         standing = await quota.apply(Inspect(organisation="acme", caller_now_ms=3))
         assert isinstance(standing, Inspected)
-        await governing.refresh(quota)  # type: ignore[arg-type]
+        await governing.refresh(quota)
         assert quota.defined == ["acme"]
 
     asyncio.run(main())
@@ -100,9 +101,9 @@ def test_a_change_while_the_quota_is_away_is_defined_when_it_is_back(engine: Eng
         quota.is_away = True
         keys.revoke("acme", "k1", now_ms=2, actor="ops")
         with pytest.raises(StoreUnavailable):
-            await governing.refresh(quota)  # type: ignore[arg-type]
+            await governing.refresh(quota)
         quota.is_away = False
-        await governing.refresh(quota)  # type: ignore[arg-type]
+        await governing.refresh(quota)
         assert quota.defined == ["acme"]
 
     asyncio.run(main())

@@ -24,7 +24,7 @@ from penstock.lanes.accepting import Accepted, Replayed, job_prefix, read_idempo
 from penstock.lanes.executing import Finished, Outcome
 from penstock.lanes.jobs import Job, JobStatus, read_job
 from penstock.lanes.queueing import Queue
-from penstock.ports import JobState, QueuedJob
+from penstock.ports import JobState, Kept, QueuedJob
 from penstock.quota.operations import Cancel
 from tests.adapters.embedded.counter import MINUTE_MS, held, run
 from tests.lanes.queue_stage import DEADLINE_MS, QueueStage, queue_staged
@@ -157,7 +157,7 @@ def test_a_key_whose_answer_was_deleted_may_be_used_again_under_another_id(path:
             await stage.idle()
             stage.counter.now_ms += DAY_MS
             await stage.counter.sweep()
-            assert await stage.jobs.forget(now_ms=stage.counter.now_ms, kept_ms=1) == 1
+            assert await stage.jobs.forget(now_ms=stage.counter.now_ms, kept=Kept(1, 1)) == 1
             second = await stage.accept("key")
             await stage.idle()
             assert [first[-2:], second[-2:]] == ["-1", "-2"]

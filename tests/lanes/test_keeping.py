@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from penstock.lanes.keeping import DRAIN_EVERY_S, READ_MAX, Entry, Keeper
+from penstock.ports import Kept
 from tests.lanes.stage import ManualClock, ModelStore
 
 ENTRY: Any = SimpleNamespace(id="1-1", event=SimpleNamespace(occurred_at_ms=1))
@@ -63,7 +64,7 @@ def test_a_full_batch_is_followed_at_once_and_any_other_after_a_pause() -> None:
 
     keeper = Keeper(
         store, store, ModelStore(ManualClock()), ManualClock(), definitions, store,  # type: ignore[arg-type]
-        results_ms=1, lease_s=10, pause=pause,
+        kept=Kept(1, 1), lease_s=10, pause=pause,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="seen enough"):
         asyncio.run(keeper.run())

@@ -20,7 +20,7 @@ import msgspec
 
 from penstock.errors import Deposed, StoreUnavailable
 from penstock.lanes.rebuilding import Rebuilder
-from penstock.ports import Clock, QuotaStore
+from penstock.ports import Clock, Kept, QuotaStore
 from penstock.quota.definitions import Definitions
 from penstock.quota.events import Event, EventKind, Usage
 from penstock.quota.operations import (
@@ -143,7 +143,7 @@ class Books(Protocol):
         """Make the ledger's next partitions; which months were new."""
         ...
 
-    async def forget_jobs(self, *, now_ms: int, kept_ms: int) -> int:
+    async def forget_jobs(self, *, now_ms: int, kept: Kept) -> int:
         """Delete jobs that nobody may ask for any more."""
         ...
 
@@ -176,7 +176,7 @@ class Keeper:
 
     Args:
         definitions: What governs each organisation with its keys, and the version; asked once a second.
-        results_ms: How long jobs and their results are kept.
+        kept: How long jobs, their results and idempotent answers are kept.
         lease_s: A keeper that is silent for so long is deposed.
         reached: Told of each named point between two writes; for tests.
     """
@@ -190,7 +190,7 @@ class Keeper:
         definitions: Callable[[], Awaitable[tuple[int, Mapping[str, Definitions]]]],
         rebuilder: Rebuilder,
         *,
-        results_ms: int,
+        kept: Kept,
         lease_s: float,
         reached: Callable[[str], None] = lambda _: None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -201,7 +201,7 @@ class Keeper:
         self._clock = clock
         self._definitions = definitions
         self._rebuilder = rebuilder
-        self._results_ms = results_ms
+        self._kept = kept
         self._lease_s = lease_s
         self._reached = reached
         self._pause = pause
@@ -316,7 +316,7 @@ class Keeper:
                 ):
                     await self._settle(result)
                 await self._books.make_partitions()
-                await self._books.forget_jobs(now_ms=now_ms, kept_ms=self._results_ms)
+                await self._books.forget_jobs(now_ms=now_ms, kept=self._kept)
             except StoreUnavailable as error:
                 await self._wait_for_store("results wait to be settled", error)
             await self._pause(TIDY_EVERY_S)

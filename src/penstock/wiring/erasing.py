@@ -52,6 +52,7 @@ async def erase(engine: Engine, quota: QuotaStore | None, organisation: str, job
         job=job,
         prompts=removed.prompts,
         results=removed.results,
+        answers=removed.answers,
         cancelled=len(unfinished),
         stays=erasing.stays(removed, is_cluster=is_cluster),
     )

@@ -22,6 +22,7 @@ from penstock.config import Configuration
 from penstock.errors import ConfigurationError
 from penstock.lanes.keeping import Keeper
 from penstock.lanes.rebuilding import Rebuilder
+from penstock.ports import Kept
 from penstock.quota.definitions import Definitions
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
@@ -86,7 +87,7 @@ async def run_keeper(
             clock,
             partial(_definitions, governing),
             Rebuilder(books, quota, restorer, clock, lease_ms=round(rebuild_s * 1000)),
-            results_ms=configuration.queue.results_ms,
+            kept=Kept(configuration.queue.results_ms, configuration.queue.answers_ms),
             lease_s=lease_s,
             reached=reached,
         )

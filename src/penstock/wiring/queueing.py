@@ -18,7 +18,7 @@ from penstock.lanes.executing import Executor
 from penstock.lanes.queueing import Queue
 from penstock.lanes.realtime import RealtimeLane
 from penstock.lanes.settling import RetryInProcess, Settling
-from penstock.ports import Clock, Observer, QuotaStore, WorkQueue
+from penstock.ports import Clock, Kept, Observer, QuotaStore, WorkQueue
 from penstock.quota.events import Event
 from penstock.quota.operations import Lane
 
@@ -81,7 +81,7 @@ async def embedded_queue(
         reached=reached,
     )
     await queue.start(organisations)
-    forgetting = asyncio.create_task(forget(jobs, clock, kept_ms=settings.results_ms))
+    forgetting = asyncio.create_task(forget(jobs, clock, kept=Kept(settings.results_ms, settings.answers_ms)))
     try:
         yield acceptor
     finally:
@@ -93,11 +93,11 @@ async def embedded_queue(
         await retries.close()
 
 
-async def forget(jobs: WorkQueue, clock: Clock, *, kept_ms: int) -> None:
-    """Delete jobs and results that ended more than ``kept_ms`` ago, every few seconds, until cancelled."""
+async def forget(jobs: WorkQueue, clock: Clock, *, kept: Kept) -> None:
+    """Delete jobs and results that have been kept long enough, every few seconds, until cancelled."""
     while True:
         try:
-            count = await jobs.forget(now_ms=clock.now_ms(), kept_ms=kept_ms)
+            count = await jobs.forget(now_ms=clock.now_ms(), kept=kept)
             if count:
                 _log.info("old jobs deleted", extra={"count": count})
         except StoreUnavailable as error:

@@ -15,12 +15,13 @@ from penstock.adapters.sql.database import scrub, writing
 from penstock.adapters.sql.definition_rows import read_governed, teams_by_organisation
 from penstock.adapters.sql.definitions import Written, read_definitions, record_definitions
 from penstock.adapters.sql.erasing import erase, erase_again, owner_of
+from penstock.adapters.sql.forgetting import forget_jobs
 from penstock.adapters.sql.job_tables import jobs, queued_jobs, results
-from penstock.adapters.sql.jobs import forget_jobs
 from penstock.adapters.sql.keys import Keys, raise_version
 from penstock.adapters.sql.prices import put_in_force
 from penstock.errors import Conflict, InvalidRequest, NotFound
 from penstock.lanes.administering import By, LimitRecord, OrganisationRecord, PriceRecord
+from penstock.ports import Kept
 from penstock.quota.definitions import Definitions, Kind, Limit, Metric, Model, Overrun, Price, ReservePolicy
 
 NOW_MS = 1_741_000_000_000
@@ -142,7 +143,7 @@ def test_results_are_kept_as_long_as_their_organisation_wants(seeded: Engine) ->
     for organisation in ("acme", "other"):
         _job(seeded, f"{organisation}-1", organisation, ended_ms=NOW_MS - 100)
     with writing(seeded) as connection:
-        assert forget_jobs(connection, now_ms=NOW_MS, kept_ms=1000) == 1
+        assert forget_jobs(connection, now_ms=NOW_MS, kept=Kept(1000, 1000)) == 1
     assert [job for job, _ in _left(seeded)] == ["other-1"]
 
 

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from penstock.adapters.sql.database import writing
+from penstock.adapters.sql.forgetting import forget_jobs
 from penstock.adapters.sql.job_tables import jobs, results
 from penstock.adapters.sql.jobs import (
-    forget_jobs,
     get_job,
     last_attempt,
     list_jobs,
@@ -19,7 +19,7 @@ from penstock.adapters.sql.jobs import (
     project,
     store_result,
 )
-from penstock.ports import JobQuery, JobState, StoredJob, StoredResult
+from penstock.ports import JobQuery, JobState, Kept, StoredJob, StoredResult
 from penstock.quota.events import Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import reservation_id
 from tests.adapters.conftest import EventMaker, write_ledger
@@ -241,6 +241,6 @@ def test_old_jobs_are_forgotten_unless_a_charge_is_on_its_way(projected: Project
         connection.execute(
             results.update().where(results.c.job == reservation_id(MARCH_MS, 3)).values(finished_at_ms=2**50)
         )
-        assert forget_jobs(connection, now_ms=MARCH_MS + 3_600_001, kept_ms=1) == 1
+        assert forget_jobs(connection, now_ms=MARCH_MS + 3_600_001, kept=Kept(1, 1)) == 1
         assert connection.execute(select(func.count()).select_from(results)).scalar() == 2
     assert [projected.get(number) is not None for number in (1, 2, 3, 4)] == [False, True, True, True]

@@ -16,11 +16,13 @@ from penstock.adapters.postgresql.inserting import insert_events
 from penstock.adapters.postgresql.leading import Leadership, fenced
 from penstock.adapters.postgresql.noticing import CHANNEL
 from penstock.adapters.postgresql.partitioning import make_partitions
+from penstock.adapters.sql.forgetting import forget_jobs
 from penstock.adapters.sql.job_tables import results
-from penstock.adapters.sql.jobs import forget_jobs, mark_settled, project
+from penstock.adapters.sql.jobs import mark_settled, project
 from penstock.adapters.sql.keeping_tables import outbox_positions
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.adapters.sql.tables import epochs
+from penstock.ports import Kept
 from penstock.quota.events import Event, Usage, UsageSource
 
 T = TypeVar("T")
@@ -118,9 +120,9 @@ class KeeperStore:
         """Make the ledger's next partitions; which months were new."""
         return await self._write(lambda connection: make_partitions(connection, now_ms=self._now_ms()))
 
-    async def forget_jobs(self, *, now_ms: int, kept_ms: int) -> int:
+    async def forget_jobs(self, *, now_ms: int, kept: Kept) -> int:
         """Delete jobs and results that nobody may ask for any more; how many jobs."""
-        return await self._write(lambda connection: forget_jobs(connection, now_ms=now_ms, kept_ms=kept_ms))
+        return await self._write(lambda connection: forget_jobs(connection, now_ms=now_ms, kept=kept))
 
     async def epoch(self, organisation: str) -> int:
         """The organisation's last epoch; 0 of one that never had any."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, func, not_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from penstock.adapters.sql.audit_log import record
@@ -21,6 +21,9 @@ from penstock.lanes.administering import By
 _FINAL = ("succeeded", "failed", "cancelled", "expired")
 _erasure, _job, _result, _queued = erasures.c, jobs.c, results.c, queued_jobs.c
 
+IS_OF_JOB = exists(select(_job.id).where(_job.id == _result.job))
+"""Of a row of results; the others are answers to requests with an idempotency key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Removed:
@@ -28,6 +31,7 @@ class Removed:
 
     prompts: int
     results: int
+    answers: int
     unfinished: tuple[str, ...]
     ledger_rows: int
 
@@ -51,6 +55,7 @@ def erase(connection: Connection, organisation: str, job: str | None, by: By) ->
         waiting = connection.execute(delete(queued_jobs).where(_queued.organisation == organisation, of_job)).rowcount
     of_job = _result.job == job if job is not None else _result.job.is_not(None)
     mine = and_(_result.organisation == organisation, of_job)
+    answers = _remove(connection, and_(mine, not_(IS_OF_JOB)))
     count = _remove(connection, mine)
     unfinished = select(_job.id).where(_job.organisation == organisation, _job.state.not_in(_FINAL))
     billed = select(func.count()).select_from(ledger).where(ledger.c.organisation == organisation)
@@ -60,6 +65,7 @@ def erase(connection: Connection, organisation: str, job: str | None, by: By) ->
     removed = Removed(
         waiting,
         count,
+        answers,
         tuple(connection.execute(unfinished).scalars()),
         connection.execute(billed).scalar_one(),
     )
@@ -70,7 +76,7 @@ def erase(connection: Connection, organisation: str, job: str | None, by: By) ->
         action="erase",
         organisation=organisation,
         subject=job or f"organisation {organisation}",
-        before={"prompts": waiting, "results": count, "unfinished": len(removed.unfinished)},
+        before={"prompts": waiting, "results": count, "answers": answers, "unfinished": len(removed.unfinished)},
         after=None,
     )
     return removed
@@ -82,7 +88,10 @@ def erase_again(connection: Connection) -> int:
     of_all = and_(
         _erasure.organisation == _result.organisation,
         _erasure.job == "",
-        exists(select(_job.id).where(_job.id == _result.job, _job.created_at_ms <= _erasure.erased_at_ms)),
+        or_(
+            _result.started_at_ms <= _erasure.erased_at_ms,
+            exists(select(_job.id).where(_job.id == _result.job, _job.created_at_ms <= _erasure.erased_at_ms)),
+        ),
     )
     return _remove(connection, exists(select(_erasure.job).where(or_(of_job, of_all))))
 

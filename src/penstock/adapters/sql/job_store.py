@@ -13,9 +13,9 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, delete, insert, select
 
 from penstock.adapters.sql.database import translated, writing
+from penstock.adapters.sql.forgetting import forget_jobs
 from penstock.adapters.sql.job_tables import queued_jobs
 from penstock.adapters.sql.jobs import (
-    forget_jobs,
     get_job,
     get_result,
     last_attempt,
@@ -25,7 +25,7 @@ from penstock.adapters.sql.jobs import (
     unsettled_answers,
 )
 from penstock.adapters.sql.ledger import LedgerReads
-from penstock.ports import Attempt, JobQuery, QueuedJob, StoredJob, StoredResult
+from penstock.ports import Attempt, JobQuery, Kept, QueuedJob, StoredJob, StoredResult
 from penstock.quota.events import Event
 
 T = TypeVar("T")
@@ -152,9 +152,9 @@ class SqlJobs(Watches):
         await self._write(end)
         self.tell(job)
 
-    async def forget(self, *, now_ms: int, kept_ms: int) -> int:
+    async def forget(self, *, now_ms: int, kept: Kept) -> int:
         """Delete what is due."""
-        return await self._write(lambda connection: forget_jobs(connection, now_ms=now_ms, kept_ms=kept_ms))
+        return await self._write(lambda connection: forget_jobs(connection, now_ms=now_ms, kept=kept))
 
     async def _read(self, ask: Callable[[Connection], T]) -> T:
         def run() -> T:

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Select,
     and_,
     case,
-    delete,
     func,
     or_,
     select,
@@ -25,8 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from penstock.adapters.sql.definition_tables import organisations
-from penstock.adapters.sql.erasing import erase_again
 from penstock.adapters.sql.job_tables import jobs, queued_jobs, results
 from penstock.adapters.sql.rows import month_of
 from penstock.adapters.sql.tables import ledger
@@ -312,31 +309,3 @@ def _answered(result: StoredResult) -> StoredJob:
         http_status=result.http_status,
         body=result.body,
     )
-
-
-def forget_jobs(connection: Connection, *, now_ms: int, kept_ms: int) -> int:
-    """Delete jobs that ended long enough ago, with their results, unless a charge is still on its way; tells how many.
-
-    What was erased goes as well, if it has arrived since.
-
-    Args:
-        kept_ms: For organisations that have no retention of their own.
-    """
-    erase_again(connection)
-    kept = select(_result.job).where(_result.settled.is_(False))
-    old = and_(
-        _job.finished_at_ms > 0,
-        _job.finished_at_ms < now_ms - _kept_ms(_job.organisation, kept_ms),
-        _job.state.in_(_FINAL),
-        _job.id.not_in(kept),
-    )
-    count = connection.execute(delete(jobs).where(old)).rowcount
-    due = _result.finished_at_ms < now_ms - _kept_ms(_result.organisation, kept_ms)
-    connection.execute(delete(results).where(_result.settled.is_(True), due))
-    return count
-
-
-def _kept_ms(organisation: ColumnElement[str], kept_ms: int) -> ColumnElement[int]:
-    """How long an organisation's results are kept."""
-    own = select(organisations.c.results_ms).where(organisations.c.name == organisation).scalar_subquery()
-    return func.coalesce(own, kept_ms)
