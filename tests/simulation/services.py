@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from penstock.errors import Deposed, StoreUnavailable
 from penstock.lanes.jobs import JobResult
+from penstock.ports import Kept
 from penstock.quota import Call, Event, EventKind, Organisation, Usage
 from tests.simulation.scheduling import Clock, Faults, Life
 
@@ -272,7 +273,7 @@ class Books:
     async def make_partitions(self) -> list[int]:
         return []
 
-    async def forget_jobs(self, *, now_ms: int, kept_ms: int) -> int:
+    async def forget_jobs(self, *, now_ms: int, kept: Kept) -> int:
         return 0
 
 

@@ -19,7 +19,7 @@ from penstock.lanes.jobs import Job, JobResult
 from penstock.lanes.keeping import Keeper
 from penstock.lanes.models import ServedModel
 from penstock.lanes.rebuilding import Rebuilder
-from penstock.ports import UpstreamClient
+from penstock.ports import Kept, UpstreamClient
 from penstock.quota import (
     Definitions,
     Done,
@@ -218,5 +218,6 @@ async def keep(cluster: Cluster, life: Life) -> None:
 
     await Keeper(
         books, OutboxPort(cluster.quota, life), quota, cluster.clock, definitions,
-        Rebuilder(books, quota, books, cluster.clock), results_ms=10**9, lease_s=10.0, reached=life.point, pause=pause,
+        Rebuilder(books, quota, books, cluster.clock), kept=Kept(10**9, 10**9), lease_s=10.0,
+        reached=life.point, pause=pause,
     ).run()  # fmt: skip
