@@ -157,3 +157,96 @@ def test_no_answer_repeats_what_could_break_a_header(door: Door) -> None:
     answer = door.ask("GET", "/v1/models/%0d%0aset-cookie:%20x", headers=(("x-request-id", "a b"),))
     assert answer.status == 404
     assert "set-cookie" not in answer.headers
+
+
+SMUGGLED = b"GET /v1/usage HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n"
+BODY = json.dumps(chat_body()).encode()
+
+
+def posted(*lines: str, body: bytes = BODY, end: str = "\r\n") -> bytes:
+    return end.join([HEAD.rstrip(), JSON.rstrip(), *lines, "", ""]).encode() + body + SMUGGLED
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        posted("content-length: 0", "transfer-encoding: chunked", body=b"0\r\n\r\n"),
+        posted("transfer-encoding: chunked", f"content-length: {len(BODY)}"),
+        posted(f"content-length: {len(BODY)}", "content-length: 0"),
+        posted(f"content-length: {len(BODY)}, 0"),
+        posted(f"content-length: +{len(BODY)}"),
+        posted(f"content-length: {len(BODY):#x}"),
+        posted(f"content-length : {len(BODY)}"),
+        posted("content-length: 99999999999999999999999"),
+        posted("transfer-encoding: chunked, identity", body=b"0\r\n\r\n"),
+        posted("transfer-encoding: xchunked", body=b"0\r\n\r\n"),
+        posted("transfer-encoding : chunked", body=b"0\r\n\r\n"),
+        posted("transfer-encoding: chunked", "transfer-encoding: identity", body=b"0\r\n\r\n"),
+        posted("transfer-encoding: chunked", body=b"-1\r\n\r\n"),
+        posted("transfer-encoding: chunked", body=b"0x5\r\nabcde\r\n0\r\n\r\n"),
+        posted("transfer-encoding: chunked", body=b"5\r\nabcdeXX0\r\n\r\n"),
+        posted("transfer-encoding: chunked", body=b"fffffffffffffffff\r\n"),
+        posted("x-a: b", " folded: c", f"content-length: {len(BODY)}"),
+        posted(f"content-length: {len(BODY)}", end="\n"),
+        posted("x: a\rcontent-length: 0"),
+        posted("x: a\x00b"),
+    ],
+)
+def test_a_request_in_a_requests_clothes_is_never_served(door: Door, request_bytes: bytes) -> None:
+    """However two parsers may differ about where it ends: what follows is not taken for a request of its own."""
+    with door.connect() as connection:
+        connection.sendall(request_bytes)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while piece := connection.recv(65_536):
+            received += piece
+    assert received.count(b"HTTP/1.1 ") <= 2
+    assert b'"group_by"' not in received, received
+    assert door.chat().status == 200
+
+
+def test_a_chunk_extension_is_ignored_and_what_follows_is_its_own_request(door: Door) -> None:
+    chunked = b"%x;a=b;c\r\n%s\r\n0;d\r\nx-trailer: 1\r\n\r\n" % (len(BODY), BODY)
+    with door.connect() as connection:
+        connection.sendall(f"{HEAD}{JSON}transfer-encoding: chunked\r\n\r\n".encode() + chunked)
+        assert read_answer(connection).status == 200
+
+
+def test_a_thousand_headers_are_refused_or_read_and_the_next_client_is_served(door: Door) -> None:
+    flood = "".join(f"x-{at}:\r\n" for at in range(1_000))
+    assert door.raw(f"GET /health HTTP/1.1\r\nhost: x\r\n{flood}\r\n".encode()).status in (200, 431)
+    assert door.chat().status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1_000_000,
+        b'{"model":' * 200_000,
+        b'{"model":"chat-small","messages":' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"model":"chat-small","max_tokens":' + b"9" * 1_000_000 + b"}",
+        b'{"model":"chat-small","n":1e999999999}',
+        b'{"model":"chat-small","n":-0.0}',
+        b'{"' + b"k" * 1_000_000 + b'":1}',
+        b'{"model":"chat-small",' + b",".join(b'"model":"x%d"' % at for at in range(50_000)) + b"}",
+        b'{"model":"chat-small","messages":[' + b",".join([b"{}"] * 300_000) + b"]}",
+        b'"' + b"\\u0000" * 100_000 + b'"',
+    ],
+)
+def test_a_body_that_is_meant_to_burst_a_parser_is_refused(door: Door, body: bytes) -> None:
+    answer = door.ask("POST", "/v1/chat/completions", body)
+    assert 400 <= answer.status < 500
+    assert len(answer.body) < 10_000
+    assert all((each or "").isprintable() for each in answer.error().values())
+
+
+def test_fifty_clients_that_trickle_are_cut_off_while_another_is_served() -> None:
+    with open_door(Door(bounds=Bounds(body_s=0.3)), head_s=0.3) as door:
+        slow = [door.connect() for _ in range(50)]
+        for at, connection in enumerate(slow):
+            connection.sendall(b"POST /v1/ch" if at % 2 else f"{HEAD}{JSON}content-length: 100\r\n\r\n{{".encode())
+        assert door.chat().status == 200
+        for at, connection in enumerate(slow):
+            received = connection.recv(65_536)
+            assert received == b"" if at % 2 else b" 408 " in received.partition(b"\r\n")[0]
+            connection.close()
