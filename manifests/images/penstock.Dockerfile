@@ -20,13 +20,13 @@ ARG LOCK=cluster
 RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements/bootstrap.txt \
     && python3 -m venv --without-pip /opt/penstock \
-    && /opt/build/bin/uv pip install --python /opt/penstock/bin/python --no-cache --no-deps --no-build --require-hashes \
-        -r requirements/${LOCK}.txt
+    && /opt/build/bin/pip --python /opt/penstock/bin/python install --no-cache-dir --no-compile --no-deps \
+        --only-binary :all: --require-hashes -r requirements/${LOCK}.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src/penstock src/penstock
 COPY config config
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/wheel \
-    && /opt/build/bin/uv pip install --python /opt/penstock/bin/python --no-cache --no-deps /tmp/wheel/*.whl \
+    && /opt/build/bin/pip --python /opt/penstock/bin/python install --no-cache-dir --no-compile --no-deps /tmp/wheel/*.whl \
     && /opt/penstock/bin/python -m compileall -q /opt/penstock/lib
 
 FROM python
