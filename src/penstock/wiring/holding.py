@@ -6,16 +6,19 @@ that is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
+from penstock.adapters.sql.definition_rows import teams_by_organisation
 from penstock.config import Configuration
 from penstock.errors import StoreUnavailable
 from penstock.ports import QuotaStore
 from penstock.quota.operations import Inspect, Inspected
 from penstock.wiring.clock import SystemClock
+from penstock.wiring.database import cluster_engine
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_quota
 from penstock.wiring.running import ask
@@ -48,9 +51,14 @@ async def held_now(quota: QuotaStore, organisations: Iterable[str], *, now_ms: i
 
 
 async def held_in_cluster(configuration: Configuration) -> dict[str, Held]:
-    """What each organisation of a cluster holds. Raises like ``held_now``."""
+    """What each organisation of a cluster holds, those that administrators added too. Raises like ``held_now``."""
+    engine = cluster_engine(configuration, Role.API)
+    try:
+        names = await asyncio.to_thread(teams_by_organisation, engine)
+    finally:
+        engine.dispose()
     async with open_quota(configuration, Role.API) as quota:
-        return await held_now(quota, configuration.organisations, now_ms=SystemClock().now_ms())
+        return await held_now(quota, names, now_ms=SystemClock().now_ms())
 
 
 def ask_held(places: Places) -> dict[str, Held] | None:
