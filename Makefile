@@ -97,14 +97,22 @@ $(BENTO): $(wildcard src/bento/*.go) src/bento/go.mod src/bento/go.sum
 	    | awk '!/^[A-Za-z0-9.\/_-]+$$/ { print; next } ++packages % 100 == 0 { print "  " packages " packages compiled"; fflush() }'
 	@$@ --version | head -n 1
 
+# What is measured runs on the Python of the project's images, Debian's, where there is one.
+BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo /usr/bin/python3 || echo $(BIN)/python)
+BENCH := $(CACHE)/benchmarks/penstock
+
 .PHONY: bench
-bench: $(VENV)/dev.stamp $(BENTO) ## measure beside nginx, LiteLLM, Portkey and Celery, all in one run; about 20 minutes
+bench: $(VENV)/uv.stamp $(BENTO) ## measure beside nginx, LiteLLM, Portkey and Celery, all in one run; about 20 minutes
+	@$(BENCH_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || requirements/debian.sh python3-venv
+	$(UV) venv --quiet --clear --python $(BENCH_PYTHON) $(BENCH)
+	$(subst $(BIN)/python,$(BENCH)/bin/python,$(INSTALL)) requirements/dev.txt
+	$(subst $(BIN)/python,$(BENCH)/bin/python,$(INSTALL_SELF))
 	requirements/debian.sh nginx-light
-	$(BIN)/python -m benchmarks.cpu
-	$(BIN)/python -m benchmarks.admission
+	$(BENCH)/bin/python -m benchmarks.cpu
+	$(BENCH)/bin/python -m benchmarks.admission
 	requirements/debian.sh $(SERVICES)
-	$(BIN)/python -m benchmarks.queue_lane
-	$(BIN)/python -m benchmarks.ledger
+	$(BENCH)/bin/python -m benchmarks.queue_lane
+	$(BENCH)/bin/python -m benchmarks.ledger
 
 .PHONY: mutants
 mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota model, and see that a test notices

@@ -17,6 +17,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -121,7 +122,7 @@ def table(title: str, figures: dict[str, list[float]], *, floor: str, store: str
 def machine() -> str:
     """When, and what of the machine matters for ratios; nothing that names it."""
     today = datetime.now(tz=UTC).date().isoformat()
-    return f"{today} on {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    return f"{today} on {os.cpu_count()} cores, {platform.system()}, Python {sys.version}"
 
 
 def versions() -> str:

@@ -77,14 +77,18 @@ def nginx() -> Gateway:
 
 
 def installed(name: str, lock: Path) -> Path:
-    """An environment of its own in the user's cache with what a lock file names; made if it is not there."""
+    """An environment of its own in the user's cache with what a lock file names, of the Python that runs here.
+
+    Made anew where either is another.
+    """
     home = CACHE / name
-    if not (home / lock.name).exists() or (home / lock.name).read_text() != lock.read_text():
+    wanted = f"# {sys.version}\n{lock.read_text()}"
+    if not (home / lock.name).exists() or (home / lock.name).read_text() != wanted:
         print(f"installing {name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", str(lock)]
         subprocess.run([str(home / "bin" / "pip"), "install", *options], check=True)
-        shutil.copy(lock, home / lock.name)
+        (home / lock.name).write_text(wanted)
     return home
 
 
