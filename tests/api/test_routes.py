@@ -16,6 +16,7 @@ from penstock.api.pages import Pages
 from penstock.api.permissions import PERMISSIONS, Audience
 from tests.api.door import Door, chat_body, listening
 
+TENSOR = {"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}
 OPEN = {path for path, permission in PERMISSIONS.items() if permission.audience is Audience.ANYONE}
 
 
@@ -70,9 +71,11 @@ def test_every_described_method_is_answered_and_every_other_is_a_405(door: Door)
             if method == "GET":
                 door.shelf.end(job)  # so that its events have an end
             real = path.replace("{name}", "chat-small").replace("{id}", job)
-            both = chat_body(prompt="a", input="a")
-            body = {"model": "chat-small", "input": "a"} if path == "/v1/responses" else both
-            answer = door.ask(method, real, body)
+            bodies = {
+                "/v1/responses": {"model": "chat-small", "input": "a"},
+                "/v2/models/{name}/infer": {"inputs": [TENSOR]},
+            }
+            answer = door.ask(method, real, bodies.get(path, chat_body(prompt="a", input="a")))
             if method.lower() in methods:
                 assert answer.status == (202 if path.startswith("/v1/async/") else 200), (method, path)
             else:

@@ -11,11 +11,13 @@ from penstock.api.answers import HANDLERS
 from penstock.api.departure import Receive
 from penstock.api.exchange import Message, Scope, Send
 from penstock.api.failures import BUG
+from penstock.api.generic import inferred_model
 from penstock.api.identification import request_id
 from penstock.api.inference import Inference
 from penstock.api.pages import Pages
 from penstock.api.permissions import HOT, PERMISSIONS, Audience
 from penstock.api.services import Services
+from penstock.lanes.generic import ROUTE
 from penstock.ports import RequestRecord
 
 _log = logging.getLogger("penstock.api")
@@ -41,6 +43,8 @@ class Application:
             route = HOT.get(scope["path"])
             if route is not None:
                 return self._inference(route, scope, receive, send)
+            if inferred_model(scope["path"]) is not None:
+                return self._inference(ROUTE, scope, receive, send)
             return self._page(scope, receive, send)
         return self._pages(scope, receive, send)
 

@@ -22,6 +22,7 @@ from penstock.api.deferring import Deferring, check_scope
 from penstock.api.departure import Receive
 from penstock.api.exchange import Exchange, Scope, Send
 from penstock.api.failures import BUG, STOPPING, failure
+from penstock.api.generic import inferred_model, read_inference_request
 from penstock.api.headers import rate_headers
 from penstock.api.identification import request_id
 from penstock.api.permissions import ASYNC_PREFIX
@@ -39,6 +40,7 @@ from penstock.errors import (
 )
 from penstock.lanes.accepting import read_idempotency_key
 from penstock.lanes.credentials import Credential
+from penstock.lanes.generic import ROUTE
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import RequestRecord
 
@@ -119,9 +121,8 @@ class Inference:
             exchange.watch_departure()
             if prefer or exchange.scope["path"].startswith(ASYNC_PREFIX):
                 preference = read_preference(prefer)
-                if (preference.responds_async and exchange.answering is None) or exchange.scope["path"].startswith(
-                    ASYNC_PREFIX
-                ):
+                may_defer = exchange.answering is None and record.route != ROUTE
+                if (preference.responds_async and may_defer) or exchange.scope["path"].startswith(ASYNC_PREFIX):
                     sent = exchange.scope["headers"]
                     await exchange.whole(*await self._deferring.answer(request, credential, raw, sent, preference))
                     return
@@ -237,7 +238,13 @@ class Inference:
     def _request(self, exchange: Exchange, credential: Credential, raw: bytes) -> InferenceRequest:
         record = exchange.record
         body = decode(raw, depth_max=self._bounds.json_depth_max)
-        shape = _READERS[record.route](body, prompts_max=self._bounds.prompts_max)
+        hashed = raw
+        if record.route == ROUTE:
+            model = inferred_model(exchange.scope["path"]) or ""
+            shape = read_inference_request(body, model=model)
+            hashed = b"%s\n%s" % (model.encode(), raw)
+        else:
+            shape = _READERS[record.route](body, prompts_max=self._bounds.prompts_max)
         exchange.answering = shape.answering
         record.model = shape.model
         record.stream = shape.stream
@@ -250,7 +257,7 @@ class Inference:
             route=record.route,
             model=shape.model,
             body=body,
-            fingerprint=blake2b(raw, digest_size=16).hexdigest(),
+            fingerprint=blake2b(hashed, digest_size=16).hexdigest(),
             body_bytes=max(len(raw), shape.bytes_least) if shape.bytes_bound else UNBOUNDED_BYTES,
             prompts=shape.prompts,
             outputs=shape.outputs,

@@ -89,6 +89,23 @@ _SCHEMAS: dict[str, Any] = {
         store={"const": False, "description": "Nothing is kept: previous_response_id is refused."},
         tools={"type": "array", "items": _object(("type", "name"), type={"const": "function"}, name=_TEXT)},
     ),
+    "InferenceRequest": _object(
+        ("inputs",),
+        inputs={
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                ("name", "shape", "datatype", "data"),
+                name=_TEXT,
+                shape={"type": "array", "items": _NATURAL},
+                datatype=_TEXT,
+                data={"type": "array"},
+            ),
+        },
+        outputs={"type": "array", "items": _object(("name",), name=_TEXT)},
+    ),
+    "GenericModel": _object(("name", "platform"), name=_TEXT, platform=_TEXT, versions={"type": "array"}),
+    "GenericReady": _object(("name", "ready"), name=_TEXT, ready={"type": "boolean"}),
     "Model": _object(
         ("id", "object"), id=_TEXT, object={"const": "model"}, created=_NATURAL, owned_by=_TEXT, context_window=_NATURAL
     ),
@@ -212,6 +229,7 @@ _POSTS = {
     "/v1/completions": ("CompletionRequest", "Continue a text."),
     "/v1/embeddings": ("EmbeddingRequest", "Turn texts into vectors."),
     "/v1/responses": ("ResponseRequest", "Answer a conversation, as a response."),
+    "/v2/models/{name}/infer": ("InferenceRequest", "Ask a generic model, by the Open Inference Protocol."),
     "/v1/async/chat/completions": ("ChatRequest", "Answer a conversation later."),
     "/v1/async/completions": ("CompletionRequest", "Continue a text later."),
     "/v1/async/embeddings": ("EmbeddingRequest", "Turn texts into vectors later."),
@@ -219,6 +237,8 @@ _POSTS = {
 _GETS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
     "/v1/models": ("Models", "The models that this key may use.", []),
     "/v1/models/{name}": ("Model", "One model.", [_NAME]),
+    "/v2/models/{name}": ("GenericModel", "One model, where KServe's clients look.", [_NAME]),
+    "/v2/models/{name}/ready": ("GenericReady", "Whether it can be asked, where KServe's clients look.", [_NAME]),
     "/v1/usage": ("Usage", "What the organisation used, and what it holds now.", _USAGE_PARAMETERS),
     "/v1/jobs": ("Jobs", "The organisation's jobs, newest first.", _JOB_FILTERS),
     "/v1/jobs/{id}": ("Job", "One job, with its result once it has one.", [_JOB, _WAIT]),
@@ -262,15 +282,19 @@ def _post(path: str, schema: str, summary: str) -> dict[str, Any]:
     is_async = path.startswith(ASYNC_PREFIX)
     answer = _answer("Any", "As OpenAI answers; with stream: true, server-sent events that end in [DONE].")
     responses = {"200": answer, **_errors(_INFERENCE_REFUSALS)}
-    if path != "/v1/responses":
+    parameters = [_IDEMPOTENCY_KEY]
+    if "{name}" in path:
+        parameters.append(_NAME)
+    elif path != "/v1/responses":
+        parameters.append(_PREFER)
         responses["202"] = _answer("Job", "It is a job now; Location says where to look.")
-    if path != "/v1/embeddings" and not is_async:
+    if path != "/v1/embeddings" and not is_async and "{name}" not in path:
         answer["content"]["text/event-stream"] = {"schema": _TEXT}
     return {
         "summary": summary,
-        "operationId": ("async." if is_async else "") + PERMISSIONS[path].route,
+        "operationId": ("async." if is_async else "") + PERMISSIONS[declared(path)].route,
         "security": [{"key": []}],
-        "parameters": [_IDEMPOTENCY_KEY] if path == "/v1/responses" else [_PREFER, _IDEMPOTENCY_KEY],
+        "parameters": parameters,
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
@@ -291,7 +315,7 @@ def _get(path: str, schema: str, summary: str, parameters: list[dict[str, Any]])
     if path.endswith("/events"):
         responses["200"] = {"description": summary, "content": {"text/event-stream": {"schema": _TEXT}}}
         responses["204"] = {"description": "The last event was seen already: do not come again."}
-    if path == "/v1/models/{name}":
+    if "/models/{name}" in path:
         responses |= _errors({"404": "There is no such model, or not for this key."})
     return {
         "summary": summary,

@@ -41,6 +41,8 @@ class Pages:
         for_keys: dict[str, VisitorPage] = {
             "/v1/models": self.models,
             "/v1/models/{name:path}": self.model,
+            "/v2/models/{name:path}/ready": self.generic_ready,
+            "/v2/models/{name:path}": self.generic,
             "/v1/usage": self.usage,
             "/v1/quota": self.quota,
             "/v1/jobs": self._job_pages.all,
@@ -137,6 +139,20 @@ class Pages:
 
     async def model(self, request: Request, visitor: Visitor) -> Response:
         """One model; one outside the key's scope is not there."""
+        return json_answer(_card(self._visible(request, visitor)))
+
+    async def generic(self, request: Request, visitor: Visitor) -> Response:
+        """One model as the Open Inference Protocol describes it; its tensors are the model server's to name."""
+        card = self._visible(request, visitor)
+        return json_answer({"name": card.id, "versions": [], "platform": "penstock", "inputs": [], "outputs": []})
+
+    async def generic_ready(self, request: Request, visitor: Visitor) -> Response:
+        """Whether requests to one model should be sent here."""
+        card = self._visible(request, visitor)
+        is_ready = not await self._services.readiness()
+        return json_answer({"name": card.id, "ready": is_ready}, status=200 if is_ready else 503)
+
+    def _visible(self, request: Request, visitor: Visitor) -> ModelCard:
         name = request.path_params["name"]
         card = self._services.models.get(name)
         if card is None or (visitor.key.models is not None and name not in visitor.key.models):
@@ -145,7 +161,7 @@ class Pages:
                 param="model",
                 code="model_not_found",
             )
-        return json_answer(_card(card))
+        return card
 
     async def usage(self, request: Request, visitor: Visitor) -> Response:
         """What the ledger holds of a range, and what is held at this moment, apart from it."""

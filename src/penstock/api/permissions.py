@@ -30,6 +30,7 @@ PERMISSIONS: dict[str, Permission] = {
     "/v1/completions": Permission(Audience.RESERVATION, "completions"),
     "/v1/embeddings": Permission(Audience.RESERVATION, "embeddings"),
     "/v1/responses": Permission(Audience.RESERVATION, "responses"),
+    "/v2/models/{name:path}/infer": Permission(Audience.RESERVATION, "infer"),
     "/v1/async/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
     "/v1/async/completions": Permission(Audience.RESERVATION, "completions"),
     "/v1/async/embeddings": Permission(Audience.RESERVATION, "embeddings"),
@@ -38,6 +39,8 @@ PERMISSIONS: dict[str, Permission] = {
     "/v1/jobs/{id}/events": Permission(Audience.KEY, "jobs"),
     "/v1/models": Permission(Audience.KEY, "models"),
     "/v1/models/{name:path}": Permission(Audience.KEY, "models"),
+    "/v2/models/{name:path}/ready": Permission(Audience.KEY, "models"),
+    "/v2/models/{name:path}": Permission(Audience.KEY, "models"),
     "/v1/usage": Permission(Audience.KEY, "usage"),
     "/v1/quota": Permission(Audience.KEY, "quota"),
     **{

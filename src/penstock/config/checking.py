@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 from penstock.config.compiling import price, team_owner
 from penstock.config.notation import (
     NANOS_PER_USD,
+    NotationError,
     Term,
     format_amount,
     format_duration,
     format_limit,
     format_period,
     format_usd,
+    parse_units,
 )
 from penstock.config.reading import Location, Problem, Tree, path_text
 from penstock.config.settings import LOCAL, Configuration, Model, ModelKind
@@ -98,8 +100,12 @@ class _Check:
         if model.is_local:
             yield from self._local(at, model)
         elif model.kind is ModelKind.KSERVE_V2:
-            message = "kserve-v2 is not served yet, only openai is; remove this line and name a server that speaks it"
-            yield (*at, "kind"), message
+            try:
+                parse_units(model.units)
+            except NotationError as error:
+                yield (*at, "units"), str(error)
+        elif model.units != "request":
+            yield (*at, "units"), "found beside a model that speaks openai, which has tokens; add `kind: kserve-v2`"
 
     def _scaling(self, at: Location, model: Model) -> Found:
         for pods, found in (("replicas", model.replicas), ("workers", model.workers)):

@@ -114,6 +114,19 @@ def format_duration(duration_ms: int) -> str:
     return "0s"
 
 
+def parse_units(text: str) -> tuple[str, str]:
+    """What a generic model's requests are counted by, and the input that ``element of INPUT`` names.
+
+    Example:
+        >>> parse_units('byte'), parse_units('element of pixels')
+        (('byte', ''), ('element', 'pixels'))
+    """
+    per, of, tensor = text.partition(" of ")
+    if (per in ("request", "byte", "usage") and not of) or (per == "element" and tensor.strip()):
+        return per, tensor.strip()
+    raise NotationError(f"found {text!r}, wanted request, byte, usage or `element of INPUT`; write `request`")
+
+
 def parse_amount(text: str | int | Decimal) -> int:
     """A whole number of ``200k``, ``50M``, ``1.5M``, ``2B``, ``2_000_000`` or ``5e+07`` (as Helm may print it).
 

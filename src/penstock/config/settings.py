@@ -134,6 +134,8 @@ class Model(Setting, frozen=True, kw_only=True):
         upstream: Where it runs: a URL, a mapping with `url`, a list of these (least busy first), or `local`. Left out
             only where the chart deploys its server, see `deploy`.
         kind: The protocol of its upstream.
+        units: Of a `kserve-v2` model, what limits and prices count in place of tokens: `request`, `byte` of the body,
+            `element of INPUT`, or `usage`, which the answer tells in its parameter `units`.
         upstream_model: What the upstream calls it; the name here if not given.
         context: Tokens that one prompt and its completion may have together.
         max_tokens: Completion tokens of one output when the client does not say; written upstream.
@@ -157,6 +159,7 @@ class Model(Setting, frozen=True, kw_only=True):
     upstreams: Upstreams = field(name="upstream", default=())
     context: PositiveAmount
     kind: ModelKind = ModelKind.OPENAI
+    units: str = "request"
     upstream_model: str | None = None
     max_tokens: PositiveAmount = 1_024
     template_tokens: Amount = 64

@@ -30,6 +30,8 @@ def output_tokens_max(request: InferenceRequest, model: ServedModel) -> int:
 def upstream_body(request: InferenceRequest, model: ServedModel) -> bytes:
     """The body for the model server: its own name for the model, bounded output, and usage asked for."""
     body = request.body
+    if model.units is not None:
+        return _encode(body)
     body["model"] = model.upstream_model
     if request.route != "embeddings":
         body["max_tokens"] = tokens_max = output_tokens_max(request, model)

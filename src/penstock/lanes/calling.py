@@ -12,6 +12,7 @@ from typing import Final
 
 from penstock.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from penstock.lanes.bodies import sanitised_error
+from penstock.lanes.generic import ROUTE
 from penstock.lanes.models import PATHS, ServedModel, Upstream
 from penstock.lanes.upstreams import Balance, RetryBudget, Verdict
 from penstock.ports import Clock, Observer, RequestRecord, UpstreamClient, UpstreamRequest, UpstreamResponse
@@ -61,6 +62,9 @@ class Caller:
                 headers = {"content-type": "application/json", **upstream.headers}
                 for route in PATHS:
                     self._templates[model.name, index, route] = (upstream.address(route), headers)
+                if model.units is not None:
+                    address = upstream.inference_address(model.upstream_model)
+                    self._templates[model.name, index, ROUTE] = (address, headers)
 
     async def open(self, model: ServedModel, route: str, body: bytes, record: RequestRecord) -> Called:
         """Ask, and return once an answer with status 200 begins; ``release`` ends it.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import quote
+
+from penstock.lanes.generic import Units
 
 PATHS: Final = {
     "chat.completions": "/v1/chat/completions",
@@ -38,6 +41,15 @@ class Upstream:
         """
         return self.url.rstrip("/").removesuffix("/v1") + PATHS[route]
 
+    def inference_address(self, model: str) -> str:
+        """The URL of a generic model's inference.
+
+        Example:
+            >>> Upstream(url="http://triton:8000").inference_address("resnet")
+            'http://triton:8000/v2/models/resnet/infer'
+        """
+        return f"{self.url.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
@@ -48,6 +60,7 @@ class ServedModel:
         context: Tokens that one prompt and its completion may have together.
         max_tokens: Of one output when the client does not say; written upstream.
         bytes_per_token: For counting here what the server did not report.
+        units: How its requests are counted, if it is a generic model; None of one that speaks OpenAI's protocol.
         reports_running_usage: Its servers understand ``stream_options.continuous_usage_stats`` (vLLM).
     """
 
@@ -62,3 +75,4 @@ class ServedModel:
     first_byte_s: float = 60.0
     between_chunks_s: float = 30.0
     total_s: float = 600.0
+    units: Units | None = None

@@ -13,11 +13,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from penstock.errors import NotFound, StoreUnavailable, UpstreamError
+from penstock.errors import InvalidRequest, NotFound, StoreUnavailable, UpstreamError
 from penstock.lanes.admission import Admission
 from penstock.lanes.bodies import ANSWER_BYTES_MAX, output_tokens_max, read_answer, upstream_body
 from penstock.lanes.calling import Called, Caller
 from penstock.lanes.counting import Bounds
+from penstock.lanes.generic import ROUTE, read_inference
 from penstock.lanes.leases import Leases
 from penstock.lanes.models import ServedModel
 from penstock.lanes.refusals import refusal_error
@@ -27,6 +28,8 @@ from penstock.lanes.streaming import AnswerStream
 from penstock.lanes.upstreams import Verdict
 from penstock.ports import Clock, Observer, QuotaStore, Spool, UpstreamClient
 from penstock.quota.definitions import Overrun
+from penstock.quota.estimate import BODY_UNBOUNDED
+from penstock.quota.events import Usage
 from penstock.quota.identity import reservation_id
 from penstock.quota.operations import Denied, Lane, Reserve, Reserved, Void
 
@@ -91,6 +94,8 @@ class RealtimeLane:
                 param="model",
                 code="model_not_found",
             )
+        if model.units is not None or request.route == ROUTE:
+            _count_units(request, model)
         body = upstream_body(request, model)
         admission = await self._admit(request, model)
         try:
@@ -110,10 +115,9 @@ class RealtimeLane:
         return await self._whole(admission, called)
 
     async def _whole(self, admission: Admission, called: Called) -> Reply:
-        model = admission.model
         try:
             data = await called.response.read(ANSWER_BYTES_MAX)
-            answer = read_answer(data, admission.bounds, model.bytes_per_token)
+            body, usage = _read(admission, data)
         except UpstreamError as error:
             raise await admission.fail(error) from error
         except asyncio.CancelledError:
@@ -121,8 +125,6 @@ class RealtimeLane:
             await admission.settle(admission.local(0))
             raise
         admission.release(Verdict.WORKED)
-        usage = admission.local(answer.tokens) if answer.usage is None else answer.usage
-        body = answer.body(model.name, usage)
         await admission.finish(usage, body)
         return Reply(200, body, admission.request.readings)
 
@@ -180,9 +182,33 @@ class RealtimeLane:
             key_mac=request.key_mac,
             route=request.route,
             model=model.name,
-            body_bytes=request.body_bytes,
+            body_bytes=BODY_UNBOUNDED if model.units and request.prompt_tokens is None else request.body_bytes,
+            prompt_tokens=request.prompt_tokens,
             prompts=request.prompts,
             outputs_bound=request.outputs * output_tokens_max(request, model),
             lane=Lane.REALTIME,
             job_deadline_ms=now_ms + int((model.connect_s + model.total_s + SETTLE_MARGIN_S) * 1000),
         )
+
+
+def _count_units(request: InferenceRequest, model: ServedModel) -> None:
+    """Find out what a generic model's request holds; a model of one protocol does not answer the other's requests."""
+    units = model.units
+    if units is None or request.route != ROUTE:
+        fix = "POST /v2/models/{name}/infer" if units else "one of /v1, such as POST /v1/chat/completions"
+        raise InvalidRequest(f"the model does not answer this endpoint, but {fix}", param="model")
+    known = request.prompt_tokens = units.known(request.body, request.body_bytes)
+    if known is not None and known > model.context:
+        raise InvalidRequest(f"the request has {known} units, and this model takes {model.context} in one; send less")
+
+
+def _read(admission: Admission, data: bytes) -> tuple[bytes, Usage]:
+    """A whole answer as the client sees it, and what it is charged."""
+    model, bounds = admission.model, admission.bounds
+    if model.units is not None:
+        known = admission.request.prompt_tokens
+        body, usage = read_inference(data, model.name, model.units, known, most=bounds.prompt)
+        return body, usage or admission.local(0)
+    answer = read_answer(data, bounds, model.bytes_per_token)
+    usage = admission.local(answer.tokens) if answer.usage is None else answer.usage
+    return answer.body(model.name, usage), usage

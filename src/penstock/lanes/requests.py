@@ -20,7 +20,7 @@ class InferenceRequest:
     Args:
         organisation: From the credential, never from the body.
         key: Key id; ``key_mac`` lower-case hex, checked by the quota store.
-        route: "chat.completions", "completions", "embeddings" or "responses", whose body is a chat's.
+        route: "chat.completions", "completions", "embeddings", "responses", whose body is a chat's, or "infer".
         body: The decoded JSON object. The lane owns it and writes ``max_tokens`` and the like into it.
         fingerprint: Hash of the body as received.
         body_bytes: Length as received, or 2^31 - 1 where bytes cannot bound the prompt.
@@ -28,6 +28,7 @@ class InferenceRequest:
         max_tokens: What the client asked for per output; None if it did not say.
         include_usage: The client asked for the usage chunk.
         record: Filled in by the lane as it goes.
+        prompt_tokens: Exactly, if it is known; set by the lane, of a generic model's units.
         reservation: Its reservation's id, where an idempotency key decides it; else the lane makes one.
         keep: Stores the answer that a client gets, whole or as events: the last piece of it, its usage and its reserve.
         readings: Set by the lane once it has reserved, so that an error after it still shows the limits.
@@ -47,6 +48,7 @@ class InferenceRequest:
     stream: bool
     include_usage: bool
     record: RequestRecord
+    prompt_tokens: int | None = None
     reservation: str = ""
     keep: Callable[[bytes, Usage, Reserve], Awaitable[None]] | None = None
     readings: tuple[Reading, ...] = ()

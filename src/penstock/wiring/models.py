@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from penstock.config import Configuration, read_secret, settings
+from penstock.config.notation import parse_units
 from penstock.config.settings import LOCAL
 from penstock.errors import ConfigurationError
+from penstock.lanes.generic import Per, Units
 from penstock.lanes.models import ServedModel, Upstream
 
 
@@ -65,12 +67,20 @@ def _served(name: str, model: settings.Model, *, local_url: str, environment: Ma
         context=model.context,
         max_tokens=model.max_tokens,
         bytes_per_token=model.bytes_per_token,
+        units=_units(model),
         reports_running_usage=model.running_usage,
         connect_s=timeouts.connect_ms / 1000,
         first_byte_s=timeouts.first_byte_ms / 1000,
         between_chunks_s=timeouts.between_chunks_ms / 1000,
         total_s=timeouts.total_ms / 1000,
     )
+
+
+def _units(model: settings.Model) -> Units | None:
+    if model.kind is not settings.ModelKind.KSERVE_V2:
+        return None
+    per, tensor = parse_units(model.units)
+    return Units(Per(per), tensor)
 
 
 def _upstream(path: str, written: settings.Upstream, *, local_url: str, environment: Mapping[str, str]) -> Upstream:

@@ -87,6 +87,51 @@ class Ask(msgspec.Struct):
         return tokens
 
 
+class Tensor(msgspec.Struct):
+    """An input of a generic model."""
+
+    name: str
+    data: list[Any]
+
+
+class InferenceParameters(msgspec.Struct):
+    """Where a generic model's instructions are."""
+
+    simulate: str = ""
+
+
+class InferenceAsk(msgspec.Struct):
+    """What is read of a request to a generic model."""
+
+    inputs: list[Tensor]
+    parameters: InferenceParameters | None = None
+
+    def instructions(self) -> Instructions:
+        """The wishes in ``parameters.simulate``; raises ValueError like ``instructions.parse``."""
+        asked = self.parameters.simulate if self.parameters else ""
+        return parse(asked) if asked else NOTHING_SPECIAL
+
+    def elements(self) -> int:
+        """Of all inputs."""
+        return sum(_elements(tensor.data) for tensor in self.inputs)
+
+
+def _elements(data: Any) -> int:
+    return sum(map(_elements, data)) if isinstance(data, list) else 1
+
+
+def inferred(model: str, ask: InferenceAsk, wishes: Instructions) -> bytes:
+    """The answer to it: how many elements each input has."""
+    if wishes.garbage_body:
+        return b"<html>It works!</html>"
+    counts = [_elements(tensor.data) for tensor in ask.inputs]
+    outputs = [{"name": "elements", "shape": [len(counts)], "datatype": "INT64", "data": counts}]
+    answer: dict[str, Any] = {"model_name": model, "model_version": "1", "outputs": outputs}
+    if not wishes.no_usage:
+        answer["parameters"] = {"units": -1 if wishes.absurd_usage else sum(counts)}
+    return msgspec.json.encode(answer)
+
+
 def usage(prompt: int, cached: int, completion: int | None, absurd: str = "") -> dict[str, Any]:
     """The usage object; ``absurd`` names a way of being wrong about the completion (or prompt, of an embedding)."""
     shown: dict[str, Any] = {"prompt_tokens": prompt}

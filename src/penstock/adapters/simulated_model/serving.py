@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from penstock.adapters.simulated_model.producing import Broken, Generation, Plac
 __all__ = ["Server", "Settings", "application"]
 
 _decoder = msgspec.json.Decoder(bodies.Ask)
+_inference_decoder = msgspec.json.Decoder(bodies.InferenceAsk)
 
 
 class Refusal(Exception):
@@ -55,7 +57,7 @@ class Model:
         """Serve one request."""
         client = Client(scope, receive, send)
         try:
-            post = self._posts.get(scope["path"])
+            post = self._posts.get(scope["path"]) or self._inference(scope["path"])
             if post is not None and scope["method"] == "POST":
                 await post(client, await client.body())
             elif scope["method"] == "GET" and scope["path"] in self._gets:
@@ -171,6 +173,39 @@ class Model:
         if not wishes.no_usage:
             answer["usage"] = bodies.usage(prompt, 0, None, wishes.absurd_usage)
         return msgspec.json.encode(answer)
+
+    def _inference(self, path: str) -> Callable[[Client, bytes], Awaitable[None]] | None:
+        """What answers for a generic model, by the Open Inference Protocol."""
+        for name in self.settings.models:
+            if path == f"/v2/models/{name}/infer":
+                return partial(self._infer, name)
+        return None
+
+    async def _infer(self, model: str, client: Client, body: bytes) -> None:
+        """The number of elements of each input; the sum is told as units, and journalled as the prompt."""
+        try:
+            ask = _inference_decoder.decode(body)
+            wishes = ask.instructions()
+        except ValueError as error:
+            raise Refusal(400, str(error)) from error
+        produced = Production(request_id=client.header(b"x-request-id"), route="infer", model=model)
+        produced.outcome = "aborted"
+        try:
+            await _fail_early(client, wishes)
+            async with self.places.taken(client):
+                seconds = self.settings.latency_s + wishes.slow_first_byte_ms / 1000
+                if seconds:
+                    await client.pause(seconds)
+                produced.prompt = ask.elements()
+                await client.answer(200, bodies.inferred(model, ask, wishes))
+            produced.outcome = "finished"
+        except Refusal:
+            produced.outcome = "refused"
+            raise
+        except Broken:
+            produced.outcome = "broken"
+        finally:
+            self.journal.add(produced)
 
     async def _tokenize(self, client: Client, body: bytes) -> None:
         ask, _ = self._read(body, any_model=True)
