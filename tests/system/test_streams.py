@@ -21,8 +21,9 @@ LINES_MAX = 160
 
 def bento(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [found_bento(), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-    )
+        [found_bento(), "-t", str(CONFIGURATIONS / "templates" / "*.yaml"), *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def test_every_file_is_linted_and_every_component_has_a_label() -> None:
