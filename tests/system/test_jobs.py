@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2 as httpx
 import openai
 import pytest
+from sqlalchemy import inspect, text
 
+from penstock.adapters.sql.database import open_engine
+from penstock.wiring.database import cluster_engine
 from tests.system.clusters import Cluster
 from tests.system.deployments import Client, Deployment, Embedded, until
 
@@ -272,3 +277,43 @@ def test_two_organisations_may_use_the_same_key(deployment: Deployment, acme: Cl
     with Client(deployment, "other") as theirs:
         assert keyed(theirs, "order-4").status_code == 202
     assert mine.status_code == 202
+
+
+def told_everywhere(deployment: Any) -> dict[str, bytes]:
+    """Every log, metric, row, and file that Redis writes, by where it is; not where prompts wait to be run."""
+    if isinstance(deployment, Cluster):
+        folder, data, engine = deployment.folder, deployment.data, cluster_engine(deployment.configuration, None)
+    else:
+        folder, data = deployment.service.folder, deployment.service.data
+        engine = open_engine(data / "penstock.db")
+    files = {*folder.glob("*.log"), *data.glob("*.log"), *(data / "logs").rglob("*"), *data.rglob("*.aof")}
+    found = {str(file): file.read_bytes() for file in files if file.is_file()}
+    running = json.loads((data / "serve.json").read_text())
+    found["metrics"] = httpx.get(f"{running['operations_url']}/metrics", trust_env=False).content
+    with engine.connect() as connection:
+        for name in inspect(engine).get_table_names():
+            for row in connection.execute(text(f'SELECT * FROM "{name}"')).mappings():
+                found[f"{name} {len(found)}"] = repr(dict(row)).encode()
+    engine.dispose()
+    return found
+
+
+def test_a_prompt_and_a_key_are_found_nowhere_once_both_lanes_are_done_with_them(
+    deployment: Deployment, acme: Client
+) -> None:
+    canary = f"canary-{secrets.token_hex(12)}"
+    asked = acme.ask(content=canary, user=canary)
+    for fault in ("tokens=5", "fault=refuse:400", "fault=garbage_body"):
+        acme.http.post("/v1/chat/completions", json=asked | {"metadata": {"simulate": fault}})
+    for wrong in ({"messages": canary}, {"n": canary}, {"api_key": canary}, {"stream": canary}, {"model": canary}):
+        answer = acme.http.post("/v1/chat/completions", json=asked | wrong)
+        assert 400 <= answer.status_code < 500
+    acme.http.post("/v1/chat/completions", content=json.dumps(asked)[:-1])
+    acme.http.get("/v1/usage", headers={"authorization": f"Bearer {deployment.key()[:-1]}x", "cookie": canary})
+    for fault in ("tokens=5", "fault=refuse:400", "fault=garbage_body"):
+        acme.ended(acme.accepted(content=canary, user=canary, simulate=fault))
+    secret = deployment.key().rpartition("_")[2][:48]
+    found = told_everywhere(deployment)
+    assert len(found) > 10
+    assert sorted(at for at, told in found.items() if canary.encode() in told) == []
+    assert sorted(at for at, told in found.items() if secret.encode() in told) == []
