@@ -37,6 +37,7 @@ REVIEWED_SLEEPS: dict[str, str] = {
     "tests/adapters/redis/test_failovers.py::until_true": "a load grows by itself",
     "tests/adapters/redis/test_failures.py::known": "another store tells Redis again when it is back; Redis is asked",
     "tests/adapters/redis/test_failures.py::usable": "Redis is back when a call is answered; it is asked until one is",
+    "tests/adapters/redis/test_losses.py::run": "an outbox is read again and again, as a keeper does",
     "tests/system/deployments.py::until": "asks a running service over HTTP; nothing tells when a job has begun",
     "tests/system/services.py::wait_until": "polls a server that says nowhere when it is ready",
     "tests/system/services.py::kill": "polls until a killed server's grandchild has let go of its port",

@@ -54,7 +54,13 @@ class Stage:
         return []
 
     async def restore(
-        self, organisation: str, *, clock_ms: int, window_sums: dict[tuple[str, int], int], tombstones: Sequence[Event]
+        self,
+        organisation: str,
+        *,
+        clock_ms: int,
+        window_sums: dict[tuple[str, int], int],
+        tombstones: Sequence[Event],
+        jobs: Sequence[Event],
     ) -> None:
         assert self.organisation.version, "defined first"
         self.organisation = restore(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -188,6 +190,20 @@ class World:
     def inspected(self) -> Inspected | None:
         (answer,) = self.applied(Inspect(organisation="acme", caller_now_ms=now_ms()))
         return answer if isinstance(answer, Inspected) else None
+
+    def inspected_epoch(self) -> int:
+        found = self.inspected()
+        assert found is not None
+        return found.epoch
+
+    def command(self, *arguments: str, expect: int = 0) -> str:
+        """Run another command on the same configuration; all that it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", *arguments, "-c", str(self.file)], cwd=self.folder, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert done.returncode == expect, done.stdout
+        return done.stdout
 
     def is_ready(self) -> bool:
         found = self.inspected()

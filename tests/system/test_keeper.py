@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from penstock.adapters.postgresql.crash_points import CRASH_POINTS
+from penstock.quota.events import Usage
+from penstock.quota.operations import Acquire, Duplicate, Gone, Lane, Reserve, Run, Settle, Settled, Wait
 from tests.system.clusters import until
 from tests.system.keepers import World
 
@@ -26,6 +30,17 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield world
     finally:
         world.stop()
+
+
+def acquire(job: Reserve, epoch: int) -> Acquire:
+    """What a worker asks before it begins."""
+    return Acquire(**{name: getattr(job, name) for name in Reserve.__dataclass_fields__}, epoch=epoch)
+
+
+def settle_of(job: Reserve) -> Settle:
+    return Settle(
+        organisation=job.organisation, caller_now_ms=job.caller_now_ms, reservation=job.reservation, usage=Usage(10, 5)
+    )
 
 
 def test_a_keeper_killed_between_any_two_writes_writes_each_event_once(world: World) -> None:
@@ -84,6 +99,61 @@ def test_what_redis_lost_is_rebuilt_from_the_ledger(world: World) -> None:
     assert used["acme/tokens/day"] == 30 * 15
     world.assert_whole()
     assert keeper.stop() == 0
+
+
+def test_accepted_jobs_hold_what_they_held_after_a_loss_and_are_charged_once(world: World) -> None:
+    keeper = world.keeper("--rebuild-s", "0")
+    until(world.is_ready)
+    jobs = [replace(world.reserve(), lane=Lane.QUEUE) for _ in range(3)]
+    queued, begun, ended = jobs
+    epoch = world.inspected_epoch()
+    world.applied(*jobs, acquire(begun, epoch), acquire(ended, epoch), settle_of(ended))
+    until(lambda: world.waiting() == 0)
+    before = world.inspected()
+    world.asks("FLUSHALL")
+    until(world.is_ready)
+    after = world.inspected()
+    assert before is not None
+    assert after is not None
+    assert {hold.reservation for hold in after.holds} == {queued.reservation, begun.reservation}
+    held = {limit.limit: limit.held for limit in after.limits if limit.metric == "tokens" and limit.kind == "window"}
+    assert held == {limit.limit: limit.held for limit in before.limits if limit.limit in held}
+    *taken, gone = world.applied(*(acquire(each, epoch) for each in jobs))
+    assert {type(answer) for answer in taken} <= {Run, Wait}, "rates begin empty, and fill"
+    assert gone == Gone()
+    answers = world.applied(settle_of(queued), settle_of(begun), settle_of(ended))
+    assert [type(answer) for answer in answers] == [Settled, Settled, Duplicate]
+    until(lambda: world.waiting() == 0)
+    charged = Counter(event.reservation for event in world.events() if event.charge.requests)
+    assert charged == Counter(job.reservation for job in jobs)
+    assert keeper.stop() == 0
+
+
+def test_an_operator_rebuilds_what_was_lost_and_is_refused_what_was_not(world: World) -> None:
+    keeper = world.keeper()
+    until(world.is_ready)
+    world.settle(30)
+    world.assert_whole()
+    before = world.inspected()
+    assert before is not None
+    assert "stop every `penstock keeper`" in world.command("rebuild", "--force", expect=1)
+    assert keeper.stop() == 0
+    assert "Redis has the state of every organisation; add --force" in world.command("rebuild", expect=1)
+    assert "acme: Redis has its state, in epoch 1; add --force" in world.command("rebuild", "acme", expect=1)
+    assert "no such organisation; there are acme" in world.command("rebuild", "nobody", expect=1)
+    world.settle(2)  # still in the outbox
+    for epoch, options in ((2, ["acme", "--force"]), (3, [])):
+        if epoch == 3:
+            world.asks("FLUSHALL")
+        told = world.command("rebuild", *options, "--rebuild-s", "0")
+        assert "acme: adding up the ledger" in told
+        assert "admissions begin: acme" in told
+        after = world.inspected()
+        assert after is not None
+        assert after.epoch == epoch
+        used = {limit.limit: limit.used for limit in after.limits}
+        assert used["acme/tokens/day"] == 32 * 15
+    world.assert_whole()
 
 
 def test_events_wait_while_postgresql_is_away(world: World) -> None:

@@ -6,6 +6,8 @@
               --had one--> defined, windows and ended ids from the ledger, buckets empty, marked
                            --one lease, for holds to be reasserted--> ready under the next epoch
 
+Jobs that were accepted and have not ended come back with their holds, as queued: whoever ran one claims it again.
+
 Until then nothing is admitted: a store that forgot must never count from zero.
 """
 
@@ -17,7 +19,7 @@ from typing import Protocol
 
 from penstock.ports import Clock, QuotaStore
 from penstock.quota.definitions import Definitions
-from penstock.quota.events import Event
+from penstock.quota.events import Event, EventKind
 from penstock.quota.operations import Define, Inspect, Inspected, Ready
 from penstock.quota.restore import current_since_ms
 from penstock.quota.state import LEASE_MS, REMEMBER_MS
@@ -29,9 +31,15 @@ class Restorer(Protocol):
     """Puts back what the ledger knows into a quota store that lost an organisation."""
 
     async def restore(
-        self, organisation: str, *, clock_ms: int, window_sums: dict[tuple[str, int], int], tombstones: Sequence[Event]
+        self,
+        organisation: str,
+        *,
+        clock_ms: int,
+        window_sums: dict[tuple[str, int], int],
+        tombstones: Sequence[Event],
+        jobs: Sequence[Event],
     ) -> None:
-        """Windows as their sums, buckets empty, ended ids known, the clock no earlier than ``clock_ms``."""
+        """Windows as their sums, buckets empty, ended ids and queued jobs known, the clock at least ``clock_ms``."""
         ...
 
 
@@ -59,21 +67,37 @@ class Books(Protocol):
         ...
 
 
+def open_jobs(rows: Sequence[Event]) -> list[Event]:
+    """Of rows to be remembered, what tells that a job was accepted or begun, and nothing that it ended."""
+    ended = {row.reservation for row in rows if row.kind not in (EventKind.RESERVED, EventKind.ACQUIRED)}
+    found = {row.reservation: row for row in rows if row.reservation not in ended}
+    return list(found.values())
+
+
 class Rebuilder:
     """Decides for each organisation, once a second, while this keeper is active.
 
     Args:
         lease_ms: How long holds may be reasserted before admissions begin.
+        tell: Told what is being done, for people who wait.
     """
 
     def __init__(
-        self, books: Books, quota: QuotaStore, restorer: Restorer, clock: Clock, *, lease_ms: int = LEASE_MS
+        self,
+        books: Books,
+        quota: QuotaStore,
+        restorer: Restorer,
+        clock: Clock,
+        *,
+        lease_ms: int = LEASE_MS,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._books = books
         self._quota = quota
         self._restorer = restorer
         self._clock = clock
         self._lease_ms = lease_ms
+        self._tell = tell
         self._looked: set[str] = set()
         self._ready_at_s: dict[str, float] = {}
 
@@ -132,12 +156,12 @@ class Rebuilder:
             return
         _log.error("quota state was lost, it is rebuilt from the ledger", extra={"organisation": organisation})
         clock_ms = max(now_ms, newest_ms)
-        await self._restorer.restore(
-            organisation,
-            clock_ms=clock_ms,
-            window_sums=await self._books.window_sums(organisation, since_ms=current_since_ms(definitions, clock_ms)),
-            tombstones=await self._books.to_be_remembered(organisation, now_ms=clock_ms, remember_ms=REMEMBER_MS),
-        )
+        self._tell(f"{organisation}: adding up the ledger")
+        sums = await self._books.window_sums(organisation, since_ms=current_since_ms(definitions, clock_ms))
+        rows = await self._books.to_be_remembered(organisation, now_ms=clock_ms, remember_ms=REMEMBER_MS)
+        jobs = open_jobs(rows)
+        self._tell(f"{organisation}: restoring {len(sums)} windows, {len(rows)} late events and {len(jobs)} open jobs")
+        await self._restorer.restore(organisation, clock_ms=clock_ms, window_sums=sums, tombstones=rows, jobs=jobs)
         await self._quota.apply(Ready(organisation=organisation, caller_now_ms=now_ms, epoch=0))
         self._wait(organisation)
 

@@ -27,8 +27,11 @@ from penstock.quota import (
     Duplicate,
     Inspect,
     Inspected,
+    NotReady,
     Reserved,
     Settled,
+    Unknown,
+    reservation_id,
 )
 from tests.adapters.redis.desks import TOKENS_HELD, define, now_ms, ready, reserve, settle
 from tests.adapters.redis.fleets import Cluster, Watched, started, told
@@ -100,6 +103,7 @@ class Load:
         self._store = store
         self._organisations = organisations
         self.settled: Counter[str] = Counter()
+        self.reservations: set[str] = set()
         self.refused: Counter[str] = Counter()
         self.is_ending = False
 
@@ -114,6 +118,7 @@ class Load:
             await self._insist(reserved_by, name, number, Reserved)
             await self._insist(settled_by, name, number, Settled, Duplicate)
             self.settled[name] += 1
+            self.reservations.add(reservation_id(0, number))
 
     async def _insist(self, make: Callable[[str, int], Call[Any]], name: str, number: int, *on: type) -> None:
         while True:
@@ -121,6 +126,10 @@ class Load:
                 answer = await self._store.apply(make(name, number))
             except StoreUnavailable as unavailable:
                 self.refused[name] += unavailable.retry_after_ms > 0  # each tells the client when to come again
+                await asyncio.sleep(0.02)
+                continue
+            if isinstance(answer, NotReady | Unknown):  # lost, and not yet put back or not yet told again
+                self.refused[name] += 1
                 await asyncio.sleep(0.02)
                 continue
             assert isinstance(answer, on), answer

@@ -17,12 +17,14 @@ from penstock.quota import (
     Inspect,
     Inspected,
     Lane,
+    NotReady,
     Organisation,
     Published,
     Reassert,
     Reserve,
     Settle,
     Touch,
+    Unknown,
     Usage,
     Void,
 )
@@ -116,3 +118,15 @@ def test_a_realtime_hold_is_kept_until_its_end_however_long_it_runs_and_nothing_
     reasserted = [call for call in told if isinstance(call, Reassert)]
     touched = next(call for call in reasserted if call.arguments.reservation == reserve(1).reservation)
     assert (touched.prompt, touched.completion, touched.renewed_at_ms) == (3, 4, T0_MS + 50_000)
+
+
+@pytest.mark.parametrize("answer", [NotReady(), Unknown()])
+def test_a_hold_whose_end_found_a_store_that_lost_it_is_told_again(answer: object) -> None:
+    organisation, acknowledged = Organisation("acme"), Acknowledged()
+    made: list[Call[Any]] = [at(define(), T0_MS), at(ready(), T0_MS), at(reserve(1), T0_MS)]
+    for call in made:
+        acknowledged.note(call, organisation.apply(call, time_ms=T0_MS))
+    later_ms = T0_MS + 2 * KEPT_MS
+    here: dict[str, Any] = {"organisation": "acme", "caller_now_ms": later_ms}
+    acknowledged.note(Settle(**here, reservation=reserve(1).reservation, usage=Usage(1, 1)), answer)
+    assert [type(call) for call in acknowledged.again(later_ms)] == [Reassert]

@@ -16,6 +16,7 @@ from penstock.adapters.postgresql.inserting import insert_events
 from penstock.adapters.postgresql.leading import Leadership, fenced
 from penstock.adapters.postgresql.noticing import CHANNEL
 from penstock.adapters.postgresql.partitioning import make_partitions
+from penstock.adapters.postgresql.summing import window_sums
 from penstock.adapters.sql.forgetting import forget_jobs
 from penstock.adapters.sql.job_tables import results
 from penstock.adapters.sql.jobs import mark_settled, project
@@ -141,8 +142,8 @@ class KeeperStore:
         return await self._read(lambda connection: LedgerReads(connection).newest_ms(organisation))
 
     async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
-        """See ``LedgerReads.window_sums``."""
-        return await self._read(lambda connection: LedgerReads(connection).window_sums(organisation, since_ms=since_ms))
+        """See ``summing.window_sums``."""
+        return await self._read(lambda connection: window_sums(connection, organisation, since_ms=since_ms))
 
     async def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
         """See ``LedgerReads.to_be_remembered``."""

@@ -35,7 +35,7 @@ requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt
                                                              -> Settled Duplicate NotReady Invalid
     inspect    organisation caller_now_ms                    -> Inspected NotReady
     look       ... reservation                               -> Seen Unknown NotReady
-    restore    ... clock_ms counters tombstones              -> Done Refused
+    restore    ... clock_ms counters tombstones jobs         -> Done Refused
     version    0 keys, no argument                           -> the text of VERSION below
 
 The reply is a JSON object: {"answer": "<class of penstock.quota.operations>", its fields...}. Tuples are arrays in the
@@ -490,7 +490,8 @@ local function record(call, reservation, kind, usage, charge, amounts, tokens_he
   call.events[#call.events + 1] = concat({
     '{"kind":"', kind, '","reservation":', quote(reservation.id), ',"organisation":', quote_name(call.organisation),
     ',"team":', quote_name(reservation.team), ',"key":', quote_name(reservation.key),
-    ',"model":', quote_name(reservation.model), ',"lane":', quote_name(reservation.lane), ',"occurred_at_ms":', number(call.now),
+    ',"model":', quote_name(reservation.model), ',"lane":', quote_name(reservation.lane),
+    ',"occurred_at_ms":', number(call.now),
     format(',"usage":{"prompt":%d,"completion":%d,"cached":%d,"source":"%s"}', usage.prompt, usage.completion,
       usage.cached, usage.source),
     format(',"charge":{"tokens":%d,"requests":%d,"cost_nanos":%d}', charge.tokens, charge.requests, charge.cost),
@@ -1179,7 +1180,7 @@ local function acquire(call, request)
   if not reservation then return acquire_unknown(call, request) end
   if reservation.never then return never(reservation.never) end
   if reservation.state ~= 'open' or reservation.published or reservation.cancelled then return GONE end
-  if reservation.fingerprint ~= request.fingerprint or reservation.lane ~= 'queue' then
+  if reservation.lane ~= 'queue' or reservation.fingerprint and reservation.fingerprint ~= request.fingerprint then
     return invalid('the id is known for another request')
   end
   if not reservation.running then return start_job(call, reservation) end
@@ -1512,24 +1513,30 @@ do
 end
 
 -- Back from the ledger, after define and before ready: windows as their sums, buckets empty, and the ids that ended.
--- `counters`: {limit, metric, kind, period_ms, anchor_ms, window, used} by window limit; `tombstones`: events, by time.
+-- `counters`: {limit, metric, kind, period_ms, anchor_ms, window, used} by window limit; `tombstones`: events, by time;
+-- `jobs`: one event of each that is open.
 -- As often as need be, each time with other tombstones.
 
 local restore
 do
   local ENDED_BY = {posted = 'posted', voided = 'voided', expired = 'expired', late = 'late'}
 
+  -- What the ledger's row of a reservation tells of it. Returns it, and every limit that it falls under.
+  local function remembered(call, event)
+    local price = event.price
+    local reservation = make_reservation(call, {reservation = event.reservation, key = event.key, model = event.model,
+      lane = event.lane, job_deadline_ms = event.job_deadline_ms, body_bytes = 0}, event.team,
+      {price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}, event.tokens_held, 0)
+    return reservation, limits_of(call, read_subject(call, event.key, event.model), event.team)
+  end
+
   local function bury(call, event)
     local state = ENDED_BY[event.kind]
     if not state then return end
     local reservation = find_reservation(call, event.reservation)
     if not reservation then
-      local price = event.price
-      reservation = make_reservation(call, {reservation = event.reservation, key = event.key, model = event.model,
-        lane = event.lane, job_deadline_ms = event.job_deadline_ms, body_bytes = 0}, event.team,
-        {price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos}, 0, 0)
-      reservation.tokens_held = event.tokens_held
-      local ids = limits_of(call, read_subject(call, event.key, event.model), event.team)
+      local ids
+      reservation, ids = remembered(call, event)
       for index = 1, #ids do
         if call.counters[ids[index]].kind == WINDOW then reservation.windows[#reservation.windows + 1] = ids[index] end
       end
@@ -1540,6 +1547,16 @@ do
     end
     end_as(call, reservation, state)
     reservation.due_ms = max(event.occurred_at_ms + REMEMBER_MS, event.job_deadline_ms)
+  end
+
+  -- An open job is queued again. Which of its tokens were prompt is not known: its cost is held at the higher price.
+  local function requeue(call, event)
+    if event.job_deadline_ms <= call.now or find_reservation(call, event.reservation) then return end
+    local reservation, ids = remembered(call, event)
+    reservation.cost_held = max(reservation.cost_held, cost_most(reservation.price, 0, event.tokens_held))
+    hold_windows(call, reservation, ids)
+    enqueue(call, reservation, ids)
+    keep(call, reservation)
   end
 
   function restore(call, request)
@@ -1568,6 +1585,7 @@ do
       roll(counter, call.now)
     end
     for index = 1, #request.tombstones do bury(call, request.tombstones[index]) end
+    for index = 1, #request.jobs do requeue(call, request.jobs[index]) end
     return DONE
   end
 end
@@ -1692,7 +1710,8 @@ local read_argument = (function()
     define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
     reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
     post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, inspect = {}, look = {ONE},
-    restore = {{number = {'clock_ms'}, list = {counters = SUM, tombstones = EVENT}, check = function(argument)
+    restore = {{number = {'clock_ms'}, list = {counters = SUM, tombstones = EVENT, jobs = EVENT},
+      check = function(argument)
       if not is_whole(argument.clock_ms, 0, EXACT_MAX) then return 'clock_ms is no time' end
     end}},
   }

@@ -37,6 +37,7 @@ KEPT_MS: Final = 5_000
 _GRANTS = frozenset({Reserve, Acquire})
 _ENDS = frozenset({Settle, Void})
 _KEPT = _GRANTS | _ENDS | {Post, Published, Cancel}
+_ENDED = frozenset({Settled, Done, Duplicate})
 _ACKNOWLEDGED = frozenset({Reserved, Run, Settled, Done})
 
 
@@ -70,7 +71,8 @@ class Acknowledged:
         if kind not in _KEPT:
             return
         now_ms = call.caller_now_ms
-        hold = self.open.pop(cast(Settle, call).reservation, None) if kind in _ENDS else None
+        has_ended = kind in _ENDS and type(answer) in _ENDED  # else the store lost it, and is told of the hold again
+        hold = self.open.pop(cast(Settle, call).reservation, None) if has_ended else None
         if type(answer) not in _ACKNOWLEDGED and not _is_repeated(kind, answer):
             return
         if hold is not None:

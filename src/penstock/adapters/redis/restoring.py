@@ -5,7 +5,8 @@ In portions, since a quarter of an hour may have seen a million reservations; ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,12 +14,13 @@ import msgspec
 from penstock.adapters.redis.address import Address
 from penstock.adapters.redis.cluster import client_of
 from penstock.adapters.redis.translating import keys_of
-from penstock.adapters.redis.wire import pack
+from penstock.adapters.redis.wire import Refusal, pack
 from penstock.errors import StoreUnavailable
 from penstock.quota.events import Event
 from penstock.quota.limits import parse_limit_id
 
 TOMBSTONES_PER_CALL = 500
+CALLS_AT_ONCE = 8
 BOUND_S = 5.0
 
 _encode = msgspec.json.Encoder().encode
@@ -43,33 +45,59 @@ class Restorer:
         await self._client.close()
 
     async def restore(
-        self, organisation: str, *, clock_ms: int, window_sums: dict[tuple[str, int], int], tombstones: Sequence[Event]
+        self,
+        organisation: str,
+        *,
+        clock_ms: int,
+        window_sums: dict[tuple[str, int], int],
+        tombstones: Sequence[Event],
+        jobs: Sequence[Event] = (),
     ) -> None:
         """Windows become their sums (the newest of each limit), buckets empty, and ended reservations known.
 
         Args:
             clock_ms: The organisation's clock starts no earlier.
             tombstones: Rows of reservations to be remembered, by time.
+            jobs: One row of each job that is open: it is queued again, and holds what it held.
 
         Raises:
             StoreUnavailable: No answer in time, or the state is there already.
         """
         newest = {limit: (window, used) for (limit, window), used in sorted(window_sums.items())}
         counters = [_counter(limit, window, used) for limit, (window, used) in newest.items()]
-        for start in range(0, max(len(tombstones), 1), TOMBSTONES_PER_CALL):
-            argument = {
-                "organisation": organisation,
-                "caller_now_ms": clock_ms,
-                "clock_ms": clock_ms,
-                "counters": counters,
-                "tombstones": tombstones[start : start + TOMBSTONES_PER_CALL],
-            }
-            reply = await self._client.ask(
-                pack("FCALL", "penstock_restore", "5", *keys_of(organisation), _encode(argument)), organisation
-            )
-            answer = msgspec.json.decode(reply)
-            if answer["answer"] != "Done":
-                raise StoreUnavailable(f"{organisation}: cannot be restored: {answer['why']}; look at its counters")
+        common = {"organisation": organisation, "caller_now_ms": clock_ms, "clock_ms": clock_ms}
+        first = {**common, "counters": counters, "tombstones": [], "jobs": []}
+        portions = [first, *self._portions({**common, "counters": []}, tombstones, jobs)]
+        for start in range(0, len(portions), CALLS_AT_ONCE):  # carried out in order, whoever waits for them
+            calls = [self._call(organisation, portion) for portion in portions[start : start + CALLS_AT_ONCE]]
+            for reply in await asyncio.gather(*calls):
+                answer = msgspec.json.decode(reply)
+                if answer["answer"] != "Done":
+                    raise StoreUnavailable(f"{organisation}: cannot be restored: {answer['why']}; look at its counters")
+
+    async def forget(self, organisation: str) -> None:
+        """Remove all state but the outbox: as if Redis had lost it.
+
+        Raises:
+            StoreUnavailable: No answer in time, or the account may not.
+        """
+        state = keys_of(organisation)[:4]  # in one command: half of it would be worse than none
+        try:
+            await self._client.ask(pack("UNLINK", *state), organisation)
+        except Refusal as refusal:
+            raise StoreUnavailable(f"Redis keeps {organisation}: {refusal}; run `penstock setup`") from refusal
+
+    def _portions(
+        self, common: dict[str, Any], tombstones: Sequence[Event], jobs: Sequence[Event]
+    ) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(tombstones), TOMBSTONES_PER_CALL):
+            yield {**common, "tombstones": tombstones[start : start + TOMBSTONES_PER_CALL], "jobs": []}
+        for start in range(0, len(jobs), TOMBSTONES_PER_CALL):
+            yield {**common, "tombstones": [], "jobs": jobs[start : start + TOMBSTONES_PER_CALL]}
+
+    async def _call(self, organisation: str, argument: dict[str, Any]) -> Any:
+        call = pack("FCALL", "penstock_restore", "5", *keys_of(organisation), _encode(argument))
+        return await self._client.ask(call, organisation)
 
 
 def _counter(limit: str, window: int, used: int) -> dict[str, Any]:

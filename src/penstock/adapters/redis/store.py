@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -35,6 +35,7 @@ GOVERNING_S: Final = 5.0
 AT_ONCE: Final = 200
 TELL_EVERY_S: Final = 0.5
 TELL_FOR_MS: Final = 120_000
+_FIXES: Final = {"OOM": "lower its memory or raise maxmemory", "MISCONF": "free its disk"}
 _GOVERNING = (Define, Inspect)  # read or write everything of an organisation, which takes as long as it is large
 
 
@@ -65,6 +66,7 @@ class RedisStore:
         self._acknowledged = Acknowledged()
         self._tells_again = tells_again
         self._losses: dict[str, asyncio.Task[None]] = {}
+        self._lost_again: set[str] = set()
         self._calls = client_of(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
         self._governing = client_of(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
 
@@ -139,26 +141,39 @@ class RedisStore:
 
     def _notice_loss(self, organisation: str) -> None:
         """An organisation's state is gone: keep what it had acknowledged here, and tell it once it is put back."""
-        if organisation not in self._losses:
-            calls = [call for call in self._acknowledged.again(self._now_ms()) if call.organisation == organisation]
-            if calls:
-                task = asyncio.create_task(self._tell_when_back(calls))
-                self._losses[organisation] = task
-                task.add_done_callback(lambda _: self._losses.pop(organisation))
+        if organisation in self._losses:
+            self._lost_again.add(organisation)
+            return
+        calls = self._acknowledged_of(organisation)
+        if calls:
+            task = asyncio.create_task(self._tell_when_back(organisation, calls))
+            self._losses[organisation] = task
+            task.add_done_callback(lambda _: self._losses.pop(organisation))
 
-    async def _tell_when_back(self, calls: list[Call[Any]]) -> None:
-        """A rebuild waits one lease for what processes still hold; after two, every lease has passed."""
+    def _acknowledged_of(self, organisation: str) -> list[Call[Any]]:
+        return [call for call in self._acknowledged.again(self._now_ms()) if call.organisation == organisation]
+
+    async def _tell_when_back(self, organisation: str, calls: list[Call[Any]]) -> None:
+        """A rebuild waits one lease for what processes still hold; after two, every lease has passed.
+
+        Lost again on the way, all is told from the start, with what was acknowledged since.
+        """
         until_ms = self._now_ms() + TELL_FOR_MS
         answers: Counter[str] = Counter()
-        left = deque(calls)
-        while left and self._now_ms() < until_ms:
+        place = 0
+        while place < len(calls) and self._now_ms() < until_ms:
             answer: object = None
             with suppress(StoreUnavailable):
-                answer = await self.apply(replace(left[0], caller_now_ms=self._now_ms()))
+                answer = await self.apply(replace(calls[place], caller_now_ms=self._now_ms()))
             if answer is None or isinstance(answer, NotReady):
+                place = 0
                 await asyncio.sleep(TELL_EVERY_S)
-            else:
-                answers[f"{type(left.popleft()).__name__}: {type(answer).__name__}"] += 1
+                continue
+            answers[f"{type(calls[place]).__name__}: {type(answer).__name__}"] += 1
+            place += 1
+            if place == len(calls) and organisation in self._lost_again:
+                self._lost_again.discard(organisation)
+                calls, place = [*calls, *self._acknowledged_of(organisation)], 0
         _log_told(answers)
 
 
@@ -178,7 +193,7 @@ def _translated(refusal: Refusal, call: Call[Any]) -> Exception:
     if refusal.code == "PENSTOCK":
         return ValueError(str(refusal))
     log.error("Redis refused a call", extra={"operation": type(call).__name__, "why": str(refusal)})
-    fix = "lower its memory or raise maxmemory" if refusal.code == "OOM" else "run `penstock setup`"
+    fix = _FIXES.get(refusal.code, "run `penstock setup`")
     return StoreUnavailable(f"Redis refused a call: {refusal}; {fix}", retry_after_ms=RETRY_AFTER_MS)
 
 

@@ -1,0 +1,44 @@
+"""What the ledger's rows posted to each window, for a rebuild: a million rows in a few seconds.
+
+The rows of a minute leave the database as one JSON text, and are added here: taking each row's list apart in SQL takes
+twice as long, and so does a row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection
+
+_TEXTS: Final = """
+SELECT count(*), '[' || string_agg(amounts::text, ',') || ']' FROM ledger
+WHERE organisation = %s AND occurred_at_ms >= %s GROUP BY occurred_at_ms / 60000
+"""
+_TEXTS_AT_ONCE: Final = 100
+
+_decode = msgspec.json.Decoder(list[list[tuple[str, int, int]]]).decode
+
+
+def window_sums(
+    connection: Connection, organisation: str, *, since_ms: int, read: Callable[[int], None] = lambda _: None
+) -> dict[tuple[str, int], int]:
+    """What rows at or after ``since_ms`` posted to each (limit id, window id); see ``LedgerReads.window_sums``.
+
+    Args:
+        read: Told how many more rows are added, every now and then.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    sums: dict[tuple[str, int], int] = {}
+    with driver.cursor(name="window_sums") as cursor:
+        cursor.execute(_TEXTS, (organisation, since_ms))
+        while rows := cursor.fetchmany(_TEXTS_AT_ONCE):
+            for _, text in rows:
+                for limit, window, amount in chain.from_iterable(_decode(text)):
+                    place = (limit, window)
+                    sums[place] = sums.get(place, 0) + amount
+            read(sum(count for count, _ in rows))
+    return sums
