@@ -16,8 +16,6 @@ from penstock.adapters.postgresql.leading import Leadership, session_options
 from penstock.adapters.redis.outbox import Outbox
 from penstock.adapters.redis.restoring import Restorer
 from penstock.adapters.redis.store import RedisStore
-from penstock.adapters.sql.definitions import read_definitions
-from penstock.adapters.sql.keys import Keys
 from penstock.config import Configuration
 from penstock.errors import ConfigurationError
 from penstock.lanes.keeping import READ_MAX
@@ -63,7 +61,9 @@ async def rebuild_now(
         for each in engines:
             parts.callback(each.dispose)
         await asyncio.to_thread(check_prepared, engines[0])
-        governing = await asyncio.to_thread(Governing, partial(read_definitions, engines[0]), Keys(engines[0]), clock)
+        engine = cluster_engine(configuration, Role.KEEPER)
+        parts.callback(engine.dispose)
+        governing = await asyncio.to_thread(Governing, engine, clock)
         quota = await parts.enter_async_context(open_quota(configuration, Role.KEEPER))
         lost = await _chosen(quota, governing.current, organisations, is_forced=is_forced, now_ms=clock.now_ms())
         leadership = Leadership(
