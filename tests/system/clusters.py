@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,13 @@ class Cluster(Program):
     start_s = 180.0  # ten processes, of which several are slow to start on a busy machine
     stop_s = 90.0
 
-    def __init__(self, folder: Path, *model_options: str, limits: tuple[str, ...] = LIMITS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *model_options: str,
+        limits: tuple[str, ...] = LIMITS,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.model = model = SimulatedModel(folder / "model", "--model", "m", "--model", "n", *model_options)
         self.data = folder / "cluster"
         self.ports = {"port": free_port(), "operations_port": free_port()}
@@ -53,7 +60,7 @@ class Cluster(Program):
             "queue": {"shards": 3},
         }
         (folder / "penstock.yaml").write_text(yaml.safe_dump(described))
-        super().__init__(folder, "up", "--data", str(self.data))
+        super().__init__(folder, "up", "--data", str(self.data), environment=environment)
         self.keys: dict[str, str] = {}
 
     def start(self) -> None:

@@ -24,6 +24,7 @@ from penstock.lanes.jobs import Job, JobResult, JobStatus, write_job, write_resu
 from penstock.quota import Definitions, Key, Kind, Lane, Limit, Metric, Model, Price, Usage, reservation_id
 from penstock.quota.events import Event, EventKind
 from penstock.quota.operations import Define, Look, Ready, Reserve, Reserved, Seen, Settle, Void
+from penstock.wiring.crash import VARIABLE
 from tests.system.bento import ROOT, SHARDS, VHOST, Bento, Cluster
 from tests.system.deployments import until as poll
 from tests.system.programs import Program, SimulatedModel, answers_200
@@ -49,8 +50,10 @@ def now_ms() -> int:
 class Executor(Program):
     """``penstock execute`` with the worker's account of Redis and one model, ``m``."""
 
-    def __init__(self, folder: Path, redis_url: str, model_url: str) -> None:
-        self.port, operations_port = free_port(), free_port()
+    def __init__(
+        self, folder: Path, redis_url: str, model_url: str, *, port: int | None = None, crash_at: str = ""
+    ) -> None:
+        self.port, operations_port = port or free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         place, account = redis_url.replace("redis://", "").split("@")[::-1]
         password = account.partition(":")[2]
@@ -66,7 +69,7 @@ class Executor(Program):
         )
         super().__init__(
             folder, "execute", "--port", str(self.port), "--operations-port", str(operations_port),
-            "--concurrency", "8", "--log-format", "json", environment={"WORKER": password},
+            "--concurrency", "8", "--log-format", "json", environment={"WORKER": password, VARIABLE: crash_at},
         )  # fmt: skip
 
     def is_ready(self) -> bool:
@@ -139,8 +142,8 @@ class QueueLane(Cluster):
             own["PENSTOCK_POSTGRESQL_URL"] = self.postgresql_url
         else:
             assert self.executor is not None
-            own |= {"PENSTOCK_QUEUE": queue_name("m"), "PENSTOCK_EXECUTOR_URL": self.executor.url}
-            own = {"PENSTOCK_SHARDS": str(SHARDS), **own}
+            executor = {"PENSTOCK_QUEUE": queue_name("m"), "PENSTOCK_EXECUTOR_URL": self.executor.url}
+            own = {"PENSTOCK_SHARDS": str(SHARDS), **executor, **own}
         self._count += 1
         return Bento(self.folder / f"{name}-{self._count}", name, own)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.adapters.rabbitmq.topology import shard_name
+from penstock.lanes.executing import CRASH_POINTS
 from penstock.lanes.jobs import Job, JobResult, read_result
 from penstock.quota.events import EventKind
 from penstock.quota.operations import State
+from tests.counts import count
 from tests.system.bento import Bento
-from tests.system.queue_lane import QUEUE, SECRET, QueueLane, until
+from tests.system.queue_lane import QUEUE, SECRET, Executor, QueueLane, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
+KILLED_S = 60.0
 SPEED = 200  # tokens per second
 LONG = 400  # tokens: two seconds
 ENDLESS = 4000
@@ -107,6 +112,33 @@ def test_worker_killed_in_mid_call_runs_the_job_again_and_it_is_billed_once(lane
     until_empty(lane)
     assert [event.kind for event in lane.ends("killed")] == [EventKind.POSTED]
     assert lane.used("killed") > LONG
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("point", CRASH_POINTS[-count(len(CRASH_POINTS), short=1) :])
+def test_executor_killed_between_two_steps_runs_the_job_again_and_it_is_billed_once(
+    lane: QueueLane, tmp_path: Path, point: str
+) -> None:
+    organisation = f"killed-{point}"
+    lane.define_acme(organisation)
+    job = lane.accept(organisation)
+    assert lane.model is not None
+    place = lane.redis_url("worker"), lane.model.url
+    dying = Executor(tmp_path / "dying", *place, crash_at=f"{point}:1")
+    dying.start()
+    worker = lane.stream("worker", PENSTOCK_EXECUTOR_URL=dying.url)
+    worker.start()
+    lane.publish_job(job)
+    assert dying.process is not None
+    assert dying.process.wait(KILLED_S) == -signal.SIGKILL, f"it went past {point}"
+    heir = Executor(tmp_path / "heir", *place, port=dying.port)
+    heir.start()
+    (result,) = map(read, results(lane))
+    settle(lane, job, result)
+    assert (result.job, lane.used(organisation)) == (job.job, result.usage.prompt + 5 if result.usage else 0)
+    until_empty(lane)
+    worker.stop()
+    heir.stop()
 
 
 def test_stop_lets_a_running_job_end(lane: QueueLane, worker: Bento) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_a_point_that_is_not_reached_often_enough_kills_nothing() -> None:
 def test_without_the_variable_nothing_is_called() -> None:
     assert crash_from(None, POINTS) is None
     assert crash_from("", POINTS) is None
+
+
+def test_a_file_names_the_point_of_one_process_and_nothing_to_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "crash"
+    assert crash_from(f"@{file}", POINTS) is None
+    file.write_text("elsewhere:1\n")
+    assert crash_from(f"@{file}", POINTS) is None
+    file.write_text("committed:2\n")
+    ended = _run(f"@{file}")
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (-signal.SIGKILL, "committed 1")
 
 
 @pytest.mark.parametrize("wanted", ["queue:1", "queued", "queued:0", "queued:-1", "queued:x", ":1"])

@@ -14,7 +14,7 @@ results of one job one counts. Cancelling ``execute`` releases the job: its leas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,11 @@ ELSEWHERE_MS: Final = 5_000
 
 CANCELLED_STATUS: Final = 499
 EXPIRED_STATUS: Final = 504
+
+ACQUIRED: Final = "job-acquired"  # the store counts it as running, and no model knows it
+ANSWERED: Final = "job-answered"  # the model has worked, and nobody has been told
+CRASH_POINTS: Final = (ACQUIRED, ANSWERED)
+"""Points between two steps at which tests end the process; ``reached`` is told each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Executor:
         models: By the name that clients use.
         is_alone: No other process runs jobs, so a lease that is still held was this one's before it died.
         sleep: Waits so many seconds; tests pass their own.
+        reached: Called at each crash point.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Executor:
         observer: Observer,
         is_alone: bool = False,
         sleep: Sleep = asyncio.sleep,
+        reached: Callable[[str], None] | None = None,
     ) -> None:
         self._quota = quota
         self._is_alone = is_alone
@@ -99,6 +106,7 @@ class Executor:
         self._models = models
         self._observer = observer
         self._sleep = sleep
+        self._reached = reached
 
     async def execute(self, message: bytes | Job) -> Outcome:
         """Run one job to its end, or say what else is to be done with its message. Raises nothing on purpose."""
@@ -112,7 +120,16 @@ class Executor:
             outcome = await self._acquire(job)
         except StoreUnavailable as error:
             return Later(error.retry_after_ms, error.message)
-        return await self._run(job) if outcome is None else outcome
+        if outcome is not None:
+            return outcome
+        self._reach(ACQUIRED)
+        outcome = await self._run(job)
+        self._reach(ANSWERED)
+        return outcome
+
+    def _reach(self, point: str) -> None:
+        if self._reached is not None:
+            self._reached(point)
 
     async def _acquire(self, job: Job) -> Outcome | None:
         """Claim the job; None if it may run."""

@@ -1,7 +1,9 @@
 """Die at a named point, for the torture tests: what a kill at the worst moment leaves behind must be whole.
 
 ``PENSTOCK_CRASH_AT="committed:3"`` kills the process with SIGKILL when it reaches ``committed`` for the third time.
-Unset, which is always outside a test, nothing is counted and nothing happens.
+``PENSTOCK_CRASH_AT="@<file>"`` reads the same from a file, so that a process which is started again can be given
+another point, and one of several processes a point that only it has. Unset, which is always outside a test, nothing is
+counted and nothing happens.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from penstock.errors import ConfigurationError
 
@@ -19,7 +22,7 @@ def crash_from(environment: str | None, points: Collection[str]) -> Callable[[st
     """What to call at each point, or None if no crash is wanted.
 
     Args:
-        environment: The variable's value: ``point:n``, n from 1.
+        environment: The variable's value: ``point:n``, n from 1, or ``@file``, whose point may be another process's.
         points: The names that exist.
 
     Raises:
@@ -29,6 +32,11 @@ def crash_from(environment: str | None, points: Collection[str]) -> Callable[[st
         >>> crash_from(None, ["committed"]) is None
         True
     """
+    if environment and environment.startswith("@"):
+        file = Path(environment[1:])
+        environment = file.read_text().strip() if file.exists() else ""
+        if environment.partition(":")[0] not in points:
+            return None
     if not environment:
         return None
     point, _, count = environment.partition(":")

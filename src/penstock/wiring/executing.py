@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -23,10 +24,11 @@ from penstock.api.operations import operations_application
 from penstock.api.server import bind, serve
 from penstock.config import Configuration
 from penstock.lanes.calling import Caller
-from penstock.lanes.executing import Executor
+from penstock.lanes.executing import CRASH_POINTS, Executor
 from penstock.lanes.executing_turns import Turns
 from penstock.ports import RequestRecord
 from penstock.wiring.clock import SystemClock
+from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.lanes import model_servers
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_quota
@@ -83,7 +85,8 @@ async def serve_executor(
                 return (STOPPING,)
             return () if quota.failure is None else (quota.failure,)
 
-        executor = Executor(quota, caller, clock, servers.models, observer=observer)
+        reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS)
+        executor = Executor(quota, caller, clock, servers.models, observer=observer, reached=reached)
         execution = Execution(
             Turns(executor.execute, places=concurrency).execute,
             jobs_max=concurrency * configuration.queue.shards,
