@@ -15,6 +15,7 @@ from penstock.adapters.postgresql.database import check_prepared, open_engine
 from penstock.adapters.postgresql.partitioning import make_partitions
 from penstock.adapters.postgresql.preparing import prepare
 from penstock.adapters.postgresql.rights import EMBEDDED_ONLY, RIGHTS
+from penstock.adapters.sql import definition_tables, job_tables, keeping_tables  # noqa: F401 - they declare tables
 from penstock.adapters.sql.tables import metadata
 from penstock.errors import ConfigurationError, StoreUnavailable
 from tests.adapters.conftest import EventMaker, EventWriter
