@@ -12,7 +12,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 
 FROM python AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils python3-venv
 WORKDIR /build
 COPY requirements requirements
 ARG LOCK=cluster
@@ -27,11 +27,19 @@ COPY src/penstock src/penstock
 COPY config config
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/wheel \
     && /opt/build/bin/pip --python /opt/penstock/bin/python install --no-cache-dir --no-compile --no-deps /tmp/wheel/*.whl \
+    && find /opt/penstock -name '*.so' -exec strip --strip-unneeded {} + \
+    && rm -rf /opt/penstock/lib/python3*/site-packages/sqlalchemy/testing \
     && /opt/penstock/bin/python -m compileall -q /opt/penstock/lib
 
-FROM python
+FROM python AS trimmed
 COPY --from=build /opt/penstock /opt/penstock
-RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/penstock
+RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/penstock \
+    && rm -rf /usr/share/doc /usr/share/locale /usr/share/man /usr/share/info /var/lib/dpkg/info /var/cache/* \
+        /usr/lib/x86_64-linux-gnu/perl-base /usr/bin/perl*
+
+# One layer without what was removed; the list of packages stays in it, for scanners.
+FROM scratch
+COPY --from=trimmed / /
 USER 65532:65532
 WORKDIR /etc/penstock
 ENV PATH=/opt/penstock/bin:/usr/bin:/bin PENSTOCK_DATA=/var/lib/penstock PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
