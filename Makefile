@@ -115,8 +115,9 @@ bench: $(VENV)/uv.stamp $(BENTO) ## measure beside nginx, LiteLLM, Portkey and C
 	$(BENCH)/bin/python -m benchmarks.ledger
 
 .PHONY: mutants
-mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota model, and see that a test notices
+mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota, in Python and in Lua, and see that a test notices
 	$(BIN)/python -m tests.quota.mutants --jobs $(JOBS)
+	$(BIN)/python -m tests.adapters.redis.mutants --jobs $(JOBS)
 
 .PHONY: lock
 lock: $(VENV)/uv.stamp ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes newer versions

@@ -164,12 +164,12 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.mutant.source, f"<{self.mutant.file}, broken>", "exec"), vars(module))
 
 
-def _start(mutant: Mutant, tests: Sequence[str]) -> int:
+def _start(mutant: Mutant, tests: Sequence[str], bound_s: int) -> int:
     """Run tests against a mutant in a child process; answers its process id."""
     child = os.fork()
     if child:
         return child
-    signal.alarm(TIMEOUT_S)  # a mutant that loops for ever is noticed too
+    signal.alarm(bound_s)  # a mutant that loops for ever is noticed too
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -179,7 +179,9 @@ def _start(mutant: Mutant, tests: Sequence[str]) -> int:
     os._exit(int(pytest.main([*OPTIONS, *tests])))
 
 
-def survivors_of(mutants: Sequence[Mutant], jobs: int, tests: Sequence[str] = TESTS) -> list[Mutant]:
+def survivors_of(
+    mutants: Sequence[Mutant], jobs: int, tests: Sequence[str] = TESTS, *, bound_s: int = TIMEOUT_S
+) -> list[Mutant]:
     """Run all, so many at a time, with a line of progress."""
     import hypothesis.stateful  # noqa: F401 - loaded once, before the children are made
     import msgspec  # noqa: F401
@@ -190,7 +192,7 @@ def survivors_of(mutants: Sequence[Mutant], jobs: int, tests: Sequence[str] = TE
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            running[_start(mutant, tests)] = mutant
+            running[_start(mutant, tests, bound_s)] = mutant
         child, status = os.wait()
         mutant = running.pop(child)
         if os.waitstatus_to_exitcode(status) == 0:
