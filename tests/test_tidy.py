@@ -32,6 +32,9 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 
 # "path::function": why this test must wait for the clock of the machine.
 REVIEWED_SLEEPS: dict[str, str] = {
+    "tests/simulation/scheduling.py::wait": "in virtual time, on a loop of its own that waits for nothing",
+    "tests/simulation/world.py::run": "the same",
+    "tests/simulation/world.py::_rest": "the same",
     "tests/adapters/redis/test_failovers.py::_insist": "a load goes on while a server is replaced",
     "tests/adapters/redis/test_failovers.py::until_answered": "a server is back when it answers",
     "tests/adapters/redis/test_failovers.py::until_true": "a load grows by itself",
