@@ -17,7 +17,10 @@ from penstock.wiring.rebuilding import rebuild_now
 @app.command()
 def rebuild(
     organisations: Annotated[
-        list[str] | None, typer.Argument(help="Those to rebuild; all that Redis has lost, if none is named.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ORGANISATION]...", help="Those to rebuild; all that Redis has lost, if none is named."
+        ),
     ] = None,
     config: ConfigurationFiles = DEFAULT_FILES,
     force: Annotated[
