@@ -38,6 +38,7 @@ REVIEWED_SLEEPS: dict[str, str] = {
     "tests/adapters/redis/test_failovers.py::_insist": "a load goes on while a server is replaced",
     "tests/adapters/redis/test_failovers.py::until_answered": "a server is back when it answers",
     "tests/adapters/redis/test_failovers.py::until_true": "a load grows by itself",
+    "tests/system/fault_proxy.py::_forward": "the delay is the fault",
     "tests/adapters/redis/test_failures.py::known": "another store tells Redis again when it is back; Redis is asked",
     "tests/adapters/redis/test_failures.py::usable": "Redis is back when a call is answered; it is asked until one is",
     "tests/adapters/redis/test_losses.py::run": "an outbox is read again and again, as a keeper does",

@@ -139,7 +139,7 @@ class QueueLane(Cluster):
         role = "worker" if name == "worker" else "collector"
         own = {"PENSTOCK_REDIS_URL": self.redis_url(role), "PENSTOCK_RABBITMQ_URL": self.amqp_url(role), **environment}
         if role == "collector":
-            own["PENSTOCK_POSTGRESQL_URL"] = self.postgresql_url
+            own.setdefault("PENSTOCK_POSTGRESQL_URL", self.postgresql_url)
         else:
             assert self.executor is not None
             executor = {"PENSTOCK_QUEUE": queue_name("m"), "PENSTOCK_EXECUTOR_URL": self.executor.url}
