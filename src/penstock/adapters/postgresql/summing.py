@@ -17,7 +17,7 @@ _TEXTS: Final = """
 SELECT count(*), '[' || string_agg(amounts::text, ',') || ']' FROM ledger
 WHERE organisation = %s AND occurred_at_ms >= %s GROUP BY occurred_at_ms / 60000
 """
-_TEXTS_AT_ONCE: Final = 100
+_TEXTS_AT_ONCE: Final = 4  # few: the session ends if it is left alone in its transaction for longer than a lease
 
 _decode = msgspec.json.Decoder(list[list[tuple[str, int, int]]]).decode
 
