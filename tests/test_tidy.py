@@ -32,6 +32,8 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 
 # "path::function": why this test must wait for the clock of the machine.
 REVIEWED_SLEEPS: dict[str, str] = {
+    "tests/system/images.py::__init__": "an engine tells nobody when it is up",
+    "tests/system/images.py::try_embedded": "a container's log is read until the key is in it",
     "tests/simulation/scheduling.py::wait": "in virtual time, on a loop of its own that waits for nothing",
     "tests/simulation/world.py::run": "the same",
     "tests/simulation/world.py::_rest": "the same",

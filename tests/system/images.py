@@ -1,6 +1,6 @@
 """Builds both images where no image can be pulled, on a base made by debootstrap, and tries what is in them.
 
-``python -m tests.system.images`` needs root, Debian's docker.io and debootstrap, and Go 1.26 in /usr/local/go; it
+``python -m tests.system.images`` needs root, Debian's Docker and debootstrap, and Go 1.26 in /usr/local/go; it
 takes ten minutes, prints what it found, and leaves nothing but its folder of layers, which ``--keep`` keeps for the
 next time. The certificates of this machine go into the base, as those of a private mirror would.
 """
@@ -199,7 +199,7 @@ def main() -> None:
     options = reader.parse_args()
     for program in ("dockerd", CLIENT, "debootstrap"):
         if shutil.which(program) is None:
-            raise SystemExit(f"{program} is not installed: requirements/debian.sh docker.io debootstrap")
+            raise SystemExit(f"{program} is not installed; both Docker and debootstrap are among Debian's packages")
     folder = options.keep or Path(tempfile.mkdtemp(prefix="penstock-images-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
