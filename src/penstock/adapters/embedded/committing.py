@@ -9,7 +9,8 @@
 What nobody waits for (opens, touches, buckets) joins the next group, which begins at the latest after
 ``IDLE_COMMIT_S``; whoever waits starts it at once, but no sooner than ``COMMIT_EVERY_S`` after the one before. So a
 service at rest waits for the disk alone, and a busy one shares each fsync, and each hand-over to the writing thread,
-among what came in that time.
+among what came in that time. A realtime request that opened is written ``IDLE_COMMIT_S`` later and not with the first
+group, in the hope that it has ended by then: its row would be written for nothing, and deleted by the next group.
 
 A group that fails loses nothing. Its events go back to the head of their organisation's outbox, its records count as
 changed, those who waited are told ``StoreUnavailable``, and it is tried again, after 50 ms, then twice as long each
@@ -34,7 +35,7 @@ from penstock.adapters.embedded.writing import Group, GroupWriter
 from penstock.errors import StoreUnavailable
 from penstock.quota.definitions import BUCKETS
 from penstock.quota.events import Event
-from penstock.quota.operations import State
+from penstock.quota.operations import Lane, State
 from penstock.quota.state import Account, Reservation
 
 IDLE_COMMIT_S = 0.05
@@ -114,6 +115,8 @@ class GroupCommitter:
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
+        self._young: dict[str, tuple[float, Account]] = {}  # open without a row: when to write it, soonest first
+        self._taken_s = monotonic()
         self._committing = asyncio.Lock()
         self._failure: str | None = None
         self._closing = False
@@ -134,7 +137,7 @@ class GroupCommitter:
         if is_redefined:
             self._redefined.add(account.name)
         if self._idle is None:
-            self._idle = asyncio.get_running_loop().call_later(IDLE_COMMIT_S, self._wake.set)
+            self._idle = self._wake_in(IDLE_COMMIT_S)
 
     async def durable(self) -> None:
         """Return once everything that joined so far is on the disk.
@@ -174,6 +177,9 @@ class GroupCommitter:
             lost = sum(len(account.outbox) for account in self._changed.values())
             raise StoreUnavailable(f"the last commit failed and {lost} events are not in the ledger: {self._failure}")
 
+    def _wake_in(self, delay_s: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake.set)
+
     async def _run(self) -> None:
         retry_s = RETRY_FIRST_S
         begun_s = -COMMIT_EVERY_S
@@ -191,13 +197,13 @@ class GroupCommitter:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, RETRY_MAX_S)
                 self._wake.set()
-            if self._closing and (self._failure is not None or not self._changed):
+            if self._closing and (self._failure is not None or not (self._changed or self._young)):
                 return
 
     async def _commit(self) -> None:
         async with self._committing:
             waiters, self._waiters = self._waiters, []
-            if self._changed:
+            if self._changed or self._young:
                 group, taken = self._take()
                 self._reached(crash_points.GROUP_TAKEN)
                 begun_s = monotonic()
@@ -213,6 +219,7 @@ class GroupCommitter:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+        due = self._no_longer_young()
         accounts, self._changed = self._changed, {}
         redefined, self._redefined = self._redefined, set()
         group = Group()
@@ -221,7 +228,7 @@ class GroupCommitter:
             events, changed = account.outbox, account.changed
             account.outbox, account.changed = [], set()
             group.events += events
-            buckets = self._take_records(group, account, changed)
+            buckets = self._take_records(group, account, changed, due)
             if account.name in redefined:
                 buckets.update(each for each, counter in account.counters.items() if counter.kind in BUCKETS)
             for limit in buckets:
@@ -231,21 +238,46 @@ class GroupCommitter:
                 group.epochs.append((account.name, account.epoch))
                 self._persisted.epochs[account.name] = account.epoch
             taken.append(_Taken(account, events, changed, account.name in redefined))
+        self._taken_s = monotonic()
+        if self._young:
+            self._idle = self._wake_in(next(iter(self._young.values()))[0] - self._taken_s)
         return group, taken
 
-    def _take_records(self, group: Group, account: Account, changed: set[str]) -> set[str]:
+    def _no_longer_young(self) -> set[str]:
+        """Let the group carry those that are open for long enough; all at the end."""
+        due: set[str] = set()
+        now_s = monotonic()
+        for reservation_id, (due_s, account) in self._young.items():
+            if due_s > now_s and not self._closing:
+                break
+            due.add(reservation_id)
+            account.changed.add(reservation_id)
+            self._changed[account.name] = account
+        for reservation_id in due:
+            del self._young[reservation_id]
+        return due
+
+    def _take_records(self, group: Group, account: Account, changed: set[str], due: set[str]) -> set[str]:
         """Put into the group what became of the changed reservations; the buckets that they touched."""
         buckets: set[str] = set()
+        young, rows = self._young, self._persisted.reservations
+        young_until_s = self._taken_s + IDLE_COMMIT_S  # it may have opened right after the group before
+        has_young = young_until_s > monotonic() and not self._closing
         for reservation_id in changed:
             reservation = account.reservations.get(reservation_id)
             if reservation is not None:
                 buckets.update(reservation.rates)
             if reservation is not None and _needs_row(reservation):
+                is_young = reservation_id in young or (has_young and reservation_id not in due)
+                if is_young and reservation_id not in rows and _may_wait(reservation):
+                    young.setdefault(reservation_id, (young_until_s, account))
+                    continue
                 group.kept.append((reservation_id, account.name, _encode(reservation).decode()))
-                self._persisted.reservations.add(reservation_id)
-            elif reservation_id in self._persisted.reservations:
+                rows.add(reservation_id)
+            elif reservation_id in rows:
                 group.dropped.append((reservation_id,))
-                self._persisted.reservations.discard(reservation_id)
+                rows.discard(reservation_id)
+            young.pop(reservation_id, None)
         return buckets
 
     def _give_back(self, group: Group, taken: list[_Taken]) -> None:
@@ -285,3 +317,8 @@ def _needs_row(reservation: Reservation) -> bool:
     if state is State.OPEN or state is State.EXPIRED:
         return True
     return state is State.VOIDED and reservation.fingerprint is None
+
+
+def _may_wait(reservation: Reservation) -> bool:
+    """Whether nobody was told that it is on the disk: a realtime request that runs."""
+    return reservation.state is State.OPEN and reservation.lane is Lane.REALTIME and not reservation.cancelled
