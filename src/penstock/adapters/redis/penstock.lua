@@ -814,7 +814,7 @@ end
 
 -- Unknown, wrong, revoked and expired look the same. An empty mac passes only for a verified subject.
 local function is_genuine(key, mac, now)
-  if not key or key.revoked or (key.expires_at_ms > 0 and now >= key.expires_at_ms) then return false end
+  if not key or key.revoked or (key.expires_at_ms ~= 0 and now >= key.expires_at_ms) then return false end
   if key.verified then return mac == '' end
   for index = 1, #key.macs do
     local expires_at_ms = key.macs[index][2]
