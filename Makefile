@@ -23,7 +23,7 @@ HELM_VERSION := v3.22.0
 KUBECONFORM_VERSION := v0.8.0
 KUBERNETES_VERSION := 1.36.3
 RENDERED := manifests/rendered/penstock.yaml
-GO_INSTALL = echo "Building $(@F) into $(@D): minutes on 2 cores the first time" && CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath -ldflags='-s -w'
+GO_INSTALL = echo "Building $(@F) into $(@D): minutes on 2 cores the first time" && CGO_ENABLED=0 GOBIN=$(@D) go install -ldflags='-s -w'
 
 .PHONY: help
 help: ## list the targets
@@ -75,6 +75,9 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 	    $(BENTO) test config/bento/resources/*.yaml && \
 	    $(BENTO) -t 'config/bento/templates/*.yaml' -r 'config/bento/resources/*.yaml' test config/bento/*.yaml; \
 	else echo "Bento is not built, so its streams are not checked: make bento builds it"; fi
+	@if test -x $(TOOLS)/bin/helm; then \
+	    $(TOOLS)/bin/helm lint --quiet --strict manifests/chart -f penstock.yaml -f manifests/rendered/values.yaml; \
+	else echo "helm is not built, so the chart is not checked: make kubernetes-tools builds it"; fi
 
 .PHONY: torture
 torture: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## the tests that count, in full: kills, faults, random operations and schedules, hostile inputs
