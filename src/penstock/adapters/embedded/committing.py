@@ -120,7 +120,8 @@ class GroupCommitter:
         self._committing = asyncio.Lock()
         self._failure: str | None = None
         self._closing = False
-        self._task = asyncio.create_task(self._run(), name="penstock-group-commit")
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call, and many wait
+        self._task = self._loop.create_task(self._run(), name="penstock-group-commit")
 
     @property
     def failure(self) -> str | None:
@@ -147,7 +148,7 @@ class GroupCommitter:
         """
         if not self._changed and not self._committing.locked():
             return
-        waiter = asyncio.get_running_loop().create_future()
+        waiter = self._loop.create_future()
         self._waiters.append(waiter)
         self._wake.set()
         await waiter
@@ -178,7 +179,7 @@ class GroupCommitter:
             raise StoreUnavailable(f"the last commit failed and {lost} events are not in the ledger: {self._failure}")
 
     def _wake_in(self, delay_s: float) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake.set)
+        return self._loop.call_later(max(0.0, delay_s), self._wake.set)
 
     async def _run(self) -> None:
         retry_s = RETRY_FIRST_S
