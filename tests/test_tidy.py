@@ -32,6 +32,7 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 
 # "path::function": why this test must wait for the clock of the machine.
 REVIEWED_SLEEPS: dict[str, str] = {
+    "tests/api/test_end_to_end.py::produced": "the simulated server writes its log when it notices, and tells nobody",
     "tests/system/images.py::__init__": "an engine tells nobody when it is up",
     "tests/system/images.py::try_embedded": "a container's log is read until the key is in it",
     "tests/simulation/scheduling.py::wait": "in virtual time, on a loop of its own that waits for nothing",

@@ -100,7 +100,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(run: Run, data: Path) -> No
         refused = run("keys", "create", *arguments)
         assert (refused.code, refused.out) == (1, "")
         assert said in refused.err
-    assert not (data / "penstock.db").exists()
+    assert json.loads(run("keys", "list", "--json").out) == []
 
 
 def test_list_shows_keys_without_their_secrets(run: Run) -> None:
@@ -191,7 +191,9 @@ def test_every_change_is_in_the_audit_log_without_a_secret(run: Run, data: Path)
 def test_a_configuration_with_stores_has_its_keys_in_postgresql(run: Run, configuration: Path) -> None:
     nobody = "postgresql://127.0.0.1:9/penstock"
     stores = f"stores: {{redis: {{url: redis://r}}, postgresql: {{url: {nobody}}}, rabbitmq: {{url: amqp://q}}}}\n"
-    configuration.write_text(configuration.read_text() + stores)
+    (configuration.parent / "pepper").write_text("p" * 64)
+    auth = f"auth: {{pepper: {{file: {configuration.parent / 'pepper'}}}}}\n"
+    configuration.write_text(configuration.read_text() + stores + auth)
     assert "PostgreSQL does not answer, database penstock at 127.0.0.1:9" in run("keys", "list").err
 
 

@@ -59,6 +59,7 @@ def effective(stored: StoredKey, known: Mapping[str, StoredKey]) -> StoredKey:
 
     Example:
         >>> from penstock.lanes.administering import StoredKey
+        >>> from penstock.quota.definitions import Key
         >>> def stored(id, models, creator=None):
         ...     key = Key(id=id, models=models)
         ...     return StoredKey(organisation="a", name="", created_at_ms=0, rotated_at_ms=0, revoked_at_ms=0,

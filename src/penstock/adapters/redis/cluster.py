@@ -37,7 +37,7 @@ def slot_of(partition: int) -> int:
 
     Example:
         >>> slot_of(40)
-        8447
+        4154
     """
     return binascii.crc_hqx(b"q%d" % partition, 0) % SLOTS
 

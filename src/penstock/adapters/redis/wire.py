@@ -19,7 +19,7 @@ def pack(*words: Any) -> bytes:
 
     Example:
         >>> pack("GET", "a")
-        b'*2\r\n$3\r\nGET\r\n$1\r\na\r\n'
+        b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
     """
     return bytes(hiredis.pack_command(words))
 
