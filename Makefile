@@ -5,6 +5,7 @@ SHELL := /bin/sh
 
 PYTHON ?= python3
 JOBS ?= 2
+TEST_JOBS ?= 3# real services are waited for more than they are computed with
 CONFIG ?= penstock.yaml
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +41,7 @@ up: $(VENV)/services.stamp $(VENV)/serve.stamp $(BENTO) ## run the whole cluster
 
 .PHONY: test
 test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## run every test but those that need a cluster
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not cluster and not kubernetes"
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not cluster and not kubernetes and not soak"
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/dev.stamp $(TOOLS)/schemas/custom $(TOOLS)/bin/helm $(TOOLS)/bin/kubeconform ## check the chart: rendering, schemas of the API, policies
@@ -81,7 +82,7 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 
 .PHONY: torture
 torture: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## the tests that count, in full: kills, faults, random operations and schedules, hostile inputs
-	PENSTOCK_TORTURE=1 $(BIN)/pytest -m torture --timeout 7200
+	PENSTOCK_TORTURE=1 $(BIN)/pytest -m "torture or soak" --timeout 7200
 
 SOAK_MINUTES ?= 120
 

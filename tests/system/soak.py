@@ -202,6 +202,9 @@ class Soak:
             for organisation in ORGANISATIONS:
                 stored.update(await self._jobs_of(organisation))
             open_jobs = [job for job, shown in stored.items() if shown["status"] not in ENDS]
+            open_jobs += (
+                self.result.seen.jobs.keys() - stored.keys()
+            )  # a keeper that was hit tells of them a little later
             if not open_jobs or time.monotonic() > ends_at_s:
                 return stored
             tell(f"{len(open_jobs)} jobs have not ended yet")

@@ -25,6 +25,7 @@ LINE = {"request_id": "r1", "prompt": 10, "cached": 0, "completion": 5, "outcome
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("cluster")
+@pytest.mark.soak
 def test_a_short_soak_with_two_faults_holds_every_invariant(tmp_path: Path, seed: int) -> None:
     result = soak(tmp_path / "soak", tmp_path / "report.json", minutes=0.2, seed=seed, pace=5, every_s=5, faults_max=2)
     assert result.wrong == []
