@@ -198,8 +198,8 @@ class Keda(Setting, frozen=True, kw_only=True):
     Args:
         enabled: Write ScaledObjects; without them every component has its `replicas.min`, workers and model servers
             at least 1.
-        prometheus: Address of a Prometheus that scrapes this release. The token figure is then taken from there, so
-            that it outlives a keeper; without it from the keeper.
+        prometheus: Address of a Prometheus that scrapes this release; the API service is then scaled by its requests in
+            flight too.
         polling: How often KEDA looks.
         cooldown: How long nothing must wait before the last replica goes.
         jobs_per_worker: Waiting and running jobs that are worth one more worker; twice `queue.concurrency` if not
