@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from penstock.adapters.sql.definition_rows import teams_by_organisation
 from penstock.adapters.sql.keys import Keys
+from penstock.api.admin_views import key_view
 from penstock.api.permissions import SCOPES
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
@@ -271,24 +272,7 @@ def _row(stored: StoredKey) -> KeyRow:
 
 
 def _as_json(stored: StoredKey, now_ms: int) -> dict[str, object]:
-    key = stored.key
-    return {
-        "organisation": stored.organisation,
-        "id": key.id,
-        "name": stored.name,
-        "team": key.team,
-        "models": None if key.models is None else sorted(key.models),
-        "routes": None if key.routes is None else sorted(key.routes),
-        "cost_nanos_max": key.cost_nanos_max,
-        "admin": stored.admin.value,
-        "creator": stored.creator,
-        "created_at_ms": stored.created_at_ms,
-        "expires_at_ms": key.expires_at_ms,
-        "rotated_at_ms": stored.rotated_at_ms,
-        "revoked_at_ms": stored.revoked_at_ms,
-        "secrets_expire_at_ms": [expires_ms for _, expires_ms in key.macs],
-        "state": key_state(key, now_ms=now_ms),
-    }
+    return key_view(stored) | {"state": key_state(stored.key, now_ms=now_ms)}
 
 
 def _actor() -> str:
