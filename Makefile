@@ -125,9 +125,9 @@ mutants: $(VENV)/dev.stamp ## break each comparison and write of the quota, in P
 
 .PHONY: lock
 lock: $(VENV)/uv.stamp ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
-	$(COMPILE) $(UPGRADE) --extra local --extra dev -o requirements/dev.txt pyproject.toml
-	$(COMPILE) $(UPGRADE) --extra local -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
-	$(COMPILE) $(UPGRADE) -c requirements/dev.txt -o requirements/cluster.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --extra local --extra tracing --extra dev -o requirements/dev.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --extra local --extra tracing -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --extra tracing -c requirements/dev.txt -o requirements/cluster.txt pyproject.toml
 	$(COMPILE) $(UPGRADE) -c requirements/dev.txt -o requirements/bootstrap.txt requirements/bootstrap.in
 
 .PHONY: clean
