@@ -42,6 +42,7 @@ RIGHTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "results": ("SELECT", "UPDATE", "DELETE"),
         "outbox_positions": _CHANGE,
         "epochs": _CHANGE,
+        "scaling_figures": _REPLACE,
         "keeper": ("SELECT", "UPDATE"),
         "api_keys": _READ,
         "versions": _READ,

@@ -9,9 +9,12 @@ for each job that came to an end in an executor: the first wins, and is written 
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 
 from penstock.adapters.sql.tables import metadata
+
+IS_OPEN = text("state IN ('queued', 'running')")
+"""Written out, since a partial index serves no statement that gives the states as parameters."""
 
 jobs = Table(
     "jobs",
@@ -27,8 +30,10 @@ jobs = Table(
     Column("finished_at_ms", BigInteger, nullable=False),
     Column("deadline_ms", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("tokens_held", BigInteger, nullable=False, server_default="0"),  # when it was accepted
     PrimaryKeyConstraint("id"),
     Index(None, "organisation", "created_at_ms", "id"),
+    Index("ix_jobs_open", "model", "created_at_ms", postgresql_where=IS_OPEN, sqlite_where=IS_OPEN),
 )
 
 results = Table(

@@ -57,7 +57,7 @@ def project(connection: Connection, events: Iterable[Event]) -> list[str]:
         stays = or_(*(_job.state == final for final in _FINAL), new.state == JobState.QUEUED.value)
         known = {
             name: case((_job[name] == 0, new[name]), else_=_job[name])
-            for name in ("created_at_ms", "started_at_ms", "finished_at_ms")
+            for name in ("created_at_ms", "started_at_ms", "finished_at_ms", "tokens_held")
         }
         changes = {
             **known,
@@ -77,6 +77,7 @@ def _row(event: Event) -> dict[str, Any]:
         "model": event.model,
         "state": JobState.QUEUED.value,
         "deadline_ms": event.job_deadline_ms,
+        "tokens_held": event.tokens_held,
         **_DEFAULTS,
     }
 

@@ -6,7 +6,7 @@ is not drained yet. Nothing is skipped because of it: a store that lost its stat
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, PrimaryKeyConstraint, Table, Text
 
 from penstock.adapters.sql.tables import metadata
 
@@ -51,4 +51,12 @@ outbox_positions = Table(
     Column("entry", Text, nullable=False),  # the last one's id in the stream
     Column("drained_at_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("partition"),
+)
+
+scaling_figures = Table(
+    "scaling_figures",
+    metadata,
+    Column("model", Text, nullable=False),
+    Column("figures", JSON, nullable=False),  # penstock.planning.figures.Figures, as the active keeper last found them
+    PrimaryKeyConstraint("model"),
 )
