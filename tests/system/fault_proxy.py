@@ -37,14 +37,19 @@ class FaultProxy:
     """Listens on a port of its own and forwards every connection to ``target_port`` on loopback.
 
     Its faults may be asked for from any thread; they concern the connections that are open then.
+
+    Args:
+        passing: Given all that passes, before it does: the number of its connection, whether it is the service that
+            speaks, and what is said.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, passing: Callable[[int, bool, bytes], None] | None = None) -> None:
         self.port = 0
         self.accepted = 0
         self._target_port = target_port
         self._open: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._passing = passing
         self._delay_s = 0.0
         self._refuses = False
         self._loop = asyncio.new_event_loop()
@@ -103,6 +108,7 @@ class FaultProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        number = self.accepted
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -117,14 +123,20 @@ class FaultProxy:
         connection = Connection(client, service)
         self._open.add(connection)
         try:
-            await asyncio.gather(self._forward(reader, service), self._forward(from_service, client))
+            await asyncio.gather(
+                self._forward(number, False, reader, service), self._forward(number, True, from_service, client)
+            )
         finally:
             connection.cut()
             self._open.discard(connection)
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, number: int, is_answer: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             while data := await reader.read(CHUNK_BYTES):
+                if self._passing is not None:
+                    self._passing(number, is_answer, data)
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
                 writer.write(data)

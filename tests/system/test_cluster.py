@@ -1,27 +1,42 @@
-"""The whole cluster of ``penstock up``: both lanes, and a kill -9 of every process and every service under load."""
+"""The whole cluster of ``penstock up``: both lanes, and every process and service killed and frozen under load."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import httpx2 as httpx
 import pytest
 from openai import OpenAI
 
 from penstock.quota.events import EventKind
+from tests.counts import TORTURE, count
 from tests.system.clusters import Cluster, billed, until
+from tests.system.queue_faults import (
+    AT_HAND,
+    FAULTS,
+    OURS,
+    POINTS,
+    SERVICES,
+    Fault,
+    FaultyCluster,
+    Senders,
+    again,
+    all_ended,
+    wrong_with,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
-OURS = ("api", "keeper", "executor", "gateway", "worker-m", "collector", "dead-letters")
-SERVICES = ("redis", "postgresql", "rabbitmq")
+FEW = (Fault("crash", "worker-published"), Fault("freeze", "rabbitmq"), Fault("crash", "collector-stored"))
+ENDED_S = 600.0
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    found = Cluster(tmp_path_factory.mktemp("up"), "--decode", "200")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
+    found = FaultyCluster(tmp_path_factory.mktemp("up"), "--decode", "200")
     try:
         found.start()
         yield found
@@ -105,3 +120,31 @@ def test_nothing_accepted_is_lost_or_billed_twice_when_one_is_killed(cluster: Cl
     charged = billed(cluster.audited())
     assert [charged[job] for job in accepted] == [1] * len(accepted)
     assert set(charged.values()) == {1}
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_no_job_is_lost_or_billed_twice_or_without_a_result_whatever_dies(
+    cluster: FaultyCluster, seed: int, record_property: Callable[[str, str], None]
+) -> None:
+    """Every process and service is killed and frozen once, and every point between two writes is hit once."""
+    random = Random(seed)
+    jobs = count(10_000, short=300)
+    faults = random.sample(FAULTS, len(FAULTS)) if TORTURE else list(FEW)
+    again_before = again(cluster, cluster.stored())
+    senders = Senders(cluster)
+    try:
+        for number, fault in enumerate(faults):
+            senders.until(jobs * number // len(faults) + random.randint(1, jobs // len(faults) // 2))
+            cluster.cause(fault)
+        senders.until(jobs)
+    finally:
+        senders.stop()
+    stored = all_ended(cluster, senders.accepted, bound_s=ENDED_S)
+    told = f"seed {seed}: {len(senders.accepted)} jobs accepted, {senders.refused} refused, {len(faults)} faults"
+    wrong = list(wrong_with(cluster, senders.accepted, stored))
+    assert wrong == [], (told, [str(fault) for fault in faults])
+    run_again = again(cluster, stored) - again_before
+    record_property("faults", f"{told}; {run_again} were run again")
+    assert run_again <= len(faults) * AT_HAND, told
+    assert not TORTURE or {fault.name for fault in faults if fault.what == "crash"} == POINTS.keys()

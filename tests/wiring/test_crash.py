@@ -49,6 +49,7 @@ def test_a_file_names_the_point_of_one_process_and_nothing_to_the_others(tmp_pat
     file.write_text("committed:2\n")
     ended = _run(f"@{file}")
     assert (ended.returncode, ended.stdout.splitlines()[-1]) == (-signal.SIGKILL, "committed 1")
+    assert not file.exists(), "it would happen again at the next start"
 
 
 @pytest.mark.parametrize("wanted", ["queue:1", "queued", "queued:0", "queued:-1", "queued:x", ":1"])

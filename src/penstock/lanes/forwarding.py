@@ -10,7 +10,7 @@ Nothing of a client's goes along but its credential, its idempotency key, and wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +26,7 @@ from penstock.lanes.accepting import (
     stored_answer,
 )
 from penstock.lanes.models import PATHS
+from penstock.lanes.queueing import unnoticed
 from penstock.lanes.requests import InferenceRequest
 from penstock.ports import Clock, Jobs, QuotaStore, UpstreamClient, UpstreamRequest
 from penstock.quota.events import EventKind
@@ -35,6 +36,8 @@ CONNECT_S: Final = 1.0
 ANSWER_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 2_000_000
 CODE: Final = "queue_unavailable"
+FORWARDED: Final = "job-forwarded"
+CRASH_POINTS: Final = (FORWARDED,)
 
 _RELAYED: Final = re.compile(
     r"retry-after(-ms)?|x-should-retry|ratelimit(-policy)?|x-ratelimit-(limit|remaining|reset)-(requests|tokens)"
@@ -47,10 +50,21 @@ class GatewayAcceptor:
 
     Args:
         gateway: Its URL, without a path.
+        reached: Called when the gateway has answered and the client has not been told.
     """
 
-    def __init__(self, client: UpstreamClient, gateway: str, jobs: Jobs, quota: QuotaStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: UpstreamClient,
+        gateway: str,
+        jobs: Jobs,
+        quota: QuotaStore,
+        clock: Clock,
+        *,
+        reached: Callable[[str], None] = unnoticed,
+    ) -> None:
         self._client = client
+        self._reached = reached
         self._jobs = jobs
         self._quota = quota
         self._clock = clock
@@ -96,6 +110,7 @@ class GatewayAcceptor:
                 "the queue did not answer, and may have accepted the request; send it again with an Idempotency-Key",
                 code=CODE,
             ) from error
+        self._reached(FORWARDED)
         return _acceptance(response.status, response.headers, body)
 
     async def _answered(self, request: InferenceRequest, key: str) -> Replayed | None:

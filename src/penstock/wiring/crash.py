@@ -2,7 +2,8 @@
 
 ``PENSTOCK_CRASH_AT="committed:3"`` kills the process with SIGKILL when it reaches ``committed`` for the third time.
 ``PENSTOCK_CRASH_AT="@<file>"`` reads the same from a file, so that a process which is started again can be given
-another point, and one of several processes a point that only it has. Unset, which is always outside a test, nothing is
+another point, and one of several processes a point that only it has. Whoever dies by it takes the file away: it
+happens once, and a test sees that it has happened. Unset, which is always outside a test, nothing is
 counted and nothing happens.
 """
 
@@ -32,6 +33,7 @@ def crash_from(environment: str | None, points: Collection[str]) -> Callable[[st
         >>> crash_from(None, ["committed"]) is None
         True
     """
+    file = None
     if environment and environment.startswith("@"):
         file = Path(environment[1:])
         environment = file.read_text().strip() if file.exists() else ""
@@ -51,6 +53,8 @@ def crash_from(environment: str | None, points: Collection[str]) -> Callable[[st
         if here == point:
             left -= 1
             if left == 0:
+                if file is not None:
+                    file.unlink(missing_ok=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return reached

@@ -30,7 +30,9 @@ from penstock.api.services import Services
 from penstock.config import Configuration
 from penstock.lanes.credentials import Credentials, pepper_name
 from penstock.lanes.following import Following
+from penstock.lanes.forwarding import CRASH_POINTS as JOB_CRASH_POINTS
 from penstock.lanes.forwarding import GatewayAcceptor
+from penstock.lanes.repeating import CRASH_POINTS as ANSWER_CRASH_POINTS
 from penstock.wiring.administering import SqlAdministration
 from penstock.wiring.auditing_cluster import audit_cluster
 from penstock.wiring.clock import SystemClock
@@ -83,7 +85,8 @@ async def serve_cluster(
         observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
         quota = await parts.enter_async_context(open_quota(configuration, Role.API))
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
-        reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS) or unnoticed
+        points = (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)
+        reached = crash_from(os.environ.get(VARIABLE), points) or unnoticed
         spool = FileSpool(places.spool, quota, reached=reached)
         await spool.start()
         parts.push_async_callback(spool.close)
@@ -97,11 +100,11 @@ async def serve_cluster(
         client = HttpClient(ca_files={})
         parts.push_async_callback(client.close)
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
-        once = await parts.enter_async_context(repeating(lane, jobs, quota, clock, is_alone=False))
+        once = await parts.enter_async_context(repeating(lane, jobs, quota, clock, is_alone=False, reached=reached))
         services = Services(
             lane=lane,
             repeating=once,
-            acceptor=GatewayAcceptor(client, configuration.queue.gateway, jobs, quota, clock),
+            acceptor=GatewayAcceptor(client, configuration.queue.gateway, jobs, quota, clock, reached=reached),
             jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,
             ledger=SqlLedger(engine),

@@ -1,0 +1,194 @@
+"""Jobs handed to a cluster while its processes and services are killed, frozen, and killed between two writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2 as httpx
+
+from penstock.adapters.postgresql.crash_points import CRASH_POINTS as KEEPER_POINTS
+from penstock.lanes.executing import CRASH_POINTS as EXECUTOR_POINTS
+from penstock.lanes.forwarding import CRASH_POINTS as API_POINTS
+from penstock.wiring.crash import VARIABLE
+from tests.system.bento import ROOT, found_bento
+from tests.system.clusters import ENDS, Cluster, until
+from tests.system.dying_stream import POINTS as STREAM_POINTS
+from tests.system.soak_faults import family
+from tests.system.soak_verdict import bills_wrong, executions_again, ledger_wrong
+
+FROZEN_S: Final = 3.0
+SENDERS: Final = 8
+PAUSE_S: Final = 0.2  # of each sender: about as many jobs as the executor has time for
+PAGE: Final = 100
+OURS: Final = ("api", "keeper", "executor", "gateway", "worker-m", "worker-n", "collector", "dead-letters")
+SERVICES: Final = ("redis", "postgresql", "rabbitmq")
+PROCESSES: Final = {"worker": "worker-m", "dead_letters": "dead-letters"}
+POINTS: Final = {
+    **dict.fromkeys(API_POINTS, "api"),
+    **dict.fromkeys(KEEPER_POINTS, "keeper"),
+    **dict.fromkeys(EXECUTOR_POINTS, "executor"),
+    **{
+        point: PROCESSES.get(stream, stream)
+        for stream, points in STREAM_POINTS.items()
+        if stream != "dead_letters"  # nothing dies here: test_poison.py kills their reader
+        for point in points
+    },
+}
+"""By name of each point between two writes: the process that dies at it."""
+AT_HAND: Final = 24
+"""Jobs that both workers have taken from the broker: so many at most are run again when something dies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is done (kill, freeze, crash), and to which process, or at which point."""
+
+    what: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.name}"
+
+
+FAULTS: Final = (
+    *(Fault("kill", name) for name in (*OURS, *SERVICES)),
+    *(Fault("freeze", name) for name in (*OURS, *SERVICES)),
+    *(Fault("crash", point) for point in POINTS),
+)
+
+
+class FaultyCluster(Cluster):
+    """A cluster whose processes die at the point that ``crash`` names when they start."""
+
+    def __init__(self, folder: Path, *model_options: str) -> None:
+        self.crash = folder / "crash"
+        bento = folder / "bento"
+        environment = {VARIABLE: f"@{self.crash}", "PENSTOCK_BENTO": str(bento)}
+        super().__init__(folder, *model_options, environment=environment)
+        bento.write_text(
+            f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.system.dying_stream {found_bento()} "$@"\n'
+        )
+        bento.chmod(bento.stat().st_mode | stat.S_IXUSR)
+
+    def cause(self, fault: Fault) -> None:
+        """Let it happen, and wait until it is over."""
+        if fault.what == "kill":
+            self.kill_one(fault.name)
+        elif fault.what == "freeze":
+            self._freeze(fault.name)
+        else:
+            self.crash.write_text(f"{fault.name}:2")
+            self.kill_one(POINTS[fault.name])
+            until(lambda: not self.crash.exists())
+
+    def _freeze(self, name: str) -> None:
+        frozen, ends_at = family(self.pids[name]), time.monotonic() + FROZEN_S
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in frozen:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            until(lambda: time.monotonic() > ends_at)
+
+    def stored(self) -> dict[str, dict[str, Any]]:
+        """Every job of ``acme`` as it is shown to its owner."""
+        found: dict[str, dict[str, Any]] = {}
+        asked = {"limit": str(PAGE)}
+        with self.client() as client:
+            while True:
+                answer = client.get("/v1/jobs", params=asked)
+                assert answer.status_code == 200, answer.text
+                page = answer.json()
+                found.update({job["id"]: job for job in page["data"]})
+                if not page["has_more"]:
+                    return found
+                asked["cursor"] = page["next_cursor"]
+
+
+class Senders:
+    """Hand jobs in until they are told to stop; what is refused was not promised."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.accepted: list[str] = []
+        self.refused = 0
+        self._pool = ThreadPoolExecutor(SENDERS)
+        self._sending = [self._pool.submit(self._send, number) for number in range(SENDERS)]
+
+    def _send(self, number: int) -> None:
+        client = self._cluster.client()
+        while not self._stop.is_set():
+            try:
+                job = self._cluster.submit(client, simulate="tokens=5", model="mn"[number % 4 == 0])
+            except (AssertionError, httpx.TransportError):
+                client.close()
+                client = self._cluster.client()
+                with self._lock:
+                    self.refused += 1
+                self._stop.wait(0.2)
+                continue
+            with self._lock:
+                self.accepted.append(job)
+            self._stop.wait(PAUSE_S)
+        client.close()
+
+    def until(self, jobs: int) -> None:
+        """Wait until so many were accepted in all."""
+        until(lambda: len(self.accepted) >= jobs or any(each.done() for each in self._sending), bound_s=600)
+
+    def stop(self) -> None:
+        """Let each end what it began."""
+        self._stop.set()
+        self._pool.shutdown()
+        for each in self._sending:
+            each.result()
+
+
+def all_ended(cluster: FaultyCluster, accepted: Sequence[str], *, bound_s: float) -> Mapping[str, Mapping[str, Any]]:
+    """Wait until every accepted job has ended; what is known of all jobs then."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def have_ended() -> bool:
+        with suppress(httpx.TransportError):
+            found.update(cluster.stored())
+        return all(found.get(job, {}).get("status") in ENDS for job in accepted)
+
+    try:
+        until(have_ended, bound_s=bound_s)
+    except AssertionError:
+        statuses = Counter(str(found.get(job, {}).get("status")) for job in accepted)
+        raise AssertionError(f"not all jobs ended within {bound_s} s: {statuses}") from None
+    return found
+
+
+def wrong_with(
+    cluster: FaultyCluster, accepted: Sequence[str], stored: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """What is not as promised, when nothing is under way any more."""
+    events, produced = cluster.audited(), cluster.model.produced()
+    for job in accepted:
+        if stored[job]["status"] != "succeeded":
+            yield f"job {job} is {stored[job]['status']}: {stored[job]}"
+    yield from bills_wrong(events, stored)
+    yield from ledger_wrong(events, produced)
+    unknown = {event.reservation for event in events if event.charge.requests} - stored.keys()
+    if unknown:
+        yield f"billed, and nobody sees a job: {sorted(unknown)}"
+
+
+def again(cluster: FaultyCluster, stored: Mapping[str, Any]) -> int:
+    """How many more times than once jobs reached the model server."""
+    return executions_again(cluster.model.produced(), stored)
