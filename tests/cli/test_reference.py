@@ -13,6 +13,7 @@ import penstock.cli
 import penstock.cli.audit
 import penstock.cli.await_setup
 import penstock.cli.check
+import penstock.cli.doctor
 import penstock.cli.erase
 import penstock.cli.execute
 import penstock.cli.invoice
@@ -32,7 +33,7 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
     "setup", "simulate-model", "up", "invoice", "ledger export", "await", "local-model",
-    "erase", "rebuild",
+    "erase", "rebuild", "doctor",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -32,16 +32,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 FEW = (Fault("crash", "worker-published"), Fault("freeze", "rabbitmq"), Fault("crash", "collector-stored"))
 ENDED_S = 600.0
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
-    found = FaultyCluster(tmp_path_factory.mktemp("up"), "--decode", "200")
-    try:
-        found.start()
-        yield found
-    finally:
-        assert found.stop() == 0
 
 
 def test_the_official_client_chats_streams_and_reads_its_usage(cluster: Cluster) -> None:

@@ -10,9 +10,8 @@ import getpass
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from penstock.adapters.http import HttpClient
 from penstock.adapters.postgresql.preparing import prepare as prepare_postgresql
-from penstock.adapters.rabbitmq import management, topology
+from penstock.adapters.rabbitmq import management
 from penstock.adapters.redis import preparations
 from penstock.adapters.redis.address import Address as RedisAddress
 from penstock.adapters.redis.address import Kind
@@ -25,11 +24,12 @@ from penstock.adapters.redis.users import apply_users
 from penstock.adapters.redis.wire import Refusal
 from penstock.config import Configuration
 from penstock.errors import ConfigurationError, StoreUnavailable
+from penstock.wiring.broker import open_management, virtual_host, wanted
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.governing import record
 from penstock.wiring.quota import redis_address
-from penstock.wiring.stores import USER_PREFIX, VIRTUAL_HOST, Service, accounts, address
+from penstock.wiring.stores import USER_PREFIX, Service, accounts
 from penstock.wiring.templates import templates
 
 
@@ -122,32 +122,11 @@ async def _redis_users(client: RedisClient, where: str, users: Mapping[str, str]
 
 
 async def _rabbitmq(configuration: Configuration, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
-    assert configuration.stores is not None, "looked at first"
     users = accounts(configuration, Service.RABBITMQ, environment)
-    found = address(configuration, Service.RABBITMQ, None, environment)
-    template = (templates() / "rabbitmq" / "definitions.json").read_text(encoding="utf-8")
-    queue = configuration.queue
     names = {f"{USER_PREFIX}{role}": password for role, password in users.items()}
-    definitions = topology.fill(
-        template,
-        vhost=found.path or VIRTUAL_HOST,
-        models=configuration.models,
-        shards=queue.shards,
-        bounds=topology.Bounds(ready_bytes_max=queue.ready_bytes_max, deliveries=queue.deliveries),
-        users=names,
-    )
-    ca = {} if found.ca is None else {configuration.stores.rabbitmq.management: str(found.ca)}
-    client = HttpClient(ca_files=ca)
-    try:
-        api = management.ManagementApi(
-            client,
-            configuration.stores.rabbitmq.management,
-            username=found.username or "guest",
-            password=found.password or "guest",
-        )
+    definitions = wanted(configuration, virtual_host(configuration, environment), names)
+    async with open_management(configuration, None, environment) as api:
         done = await management.prepare(api, definitions, names)
-    finally:
-        await client.close()
     for what in done:
         tell(f"rabbitmq: {what} is new")
     tell(f"rabbitmq: exchanges and queues are as wanted, {_users(users)}")

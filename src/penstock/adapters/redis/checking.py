@@ -38,7 +38,7 @@ async def check_server(client: RedisClient, *, check_functions: bool = True) -> 
     told = read_info(await client.ask(pack("INFO", "everything")))
     problems = [*server_problems(told), *await _fsync_problems(client)]
     if check_functions:
-        problems += await _library_problems(client)
+        problems += await library_problems(client)
     if problems:
         raise ConfigurationError(tuple(problems))
 
@@ -69,7 +69,12 @@ async def _fsync_problems(client: RedisClient) -> list[str]:
     return []
 
 
-async def _library_problems(client: RedisClient) -> list[str]:
+async def library_problems(client: RedisClient) -> list[str]:
+    """Whether the function library is missing or older than this code, with its fix.
+
+    Raises:
+        Refusal: The account may not ask.
+    """
     try:
         found = int(await client.ask(_VERSION))
     except Refusal as refusal:
