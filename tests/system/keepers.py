@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import yaml
@@ -72,6 +74,21 @@ class KeeperProgram(Program):
         assert found is not None, f"no {name} in\n{text}"
         return float(found[1])
 
+    def series(self, name: str) -> dict[str, float]:
+        """A metric's values by their labels as written, ``model="m"``."""
+        with urlopen(f"{self.url}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        return {labels: float(value) for labels, value in re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE)}
+
+    def scaling(self, model: str) -> tuple[int, Any]:
+        """Status and answer of its page for autoscaling."""
+        try:
+            with urlopen(f"{self.url}/scaling?model={model}", timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
     @property
     def is_active(self) -> bool:
         return self.metric("penstock_keeper_active") == 1
@@ -131,7 +148,15 @@ class World:
 
         accounts = {role: secret(role, ACCOUNTS[role]) for role in ("keeper", "api")}
         described = {
-            "models": {"m": {"upstream": self._upstream, "context": 4096, "price": {"input": 1, "output": 2}}},
+            "models": {
+                "m": {
+                    "upstream": self._upstream,
+                    "context": 4096,
+                    "price": {"input": 1, "output": 2},
+                    "capacity": {"tokens_per_second": 100, "concurrency": 4, "cold_start": "5s"},
+                    "replicas": {"min": 0, "max": 100},
+                },
+            },
             "plans": {"p": {"limits": ["200k tokens/minute", "300 usd/month", "1M tokens/day", "32 concurrent"]}},
             "organisations": {"acme": {"plan": "p"}},
             "auth": {"pepper": secret("pepper", "p" * 64)},

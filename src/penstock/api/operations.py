@@ -1,4 +1,4 @@
-"""The operations port: metrics, health, the audit and what is held. Kept inside the cluster; it asks for no key."""
+"""The operations port: metrics, health, the audit, holds and scaling. Kept inside the cluster; it asks for no key."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def operations_application(
     readiness: Readiness,
     audit: Asked | None = None,
     holds: Asked | None = None,
+    scaling: Callable[[str | None], Any] | None = None,
 ) -> Starlette:
     """Build the operations port's application.
 
@@ -33,6 +34,7 @@ def operations_application(
         metrics: Prometheus text exposition, made when it is asked for.
         audit: What ``penstock audit`` shows; no page where there is none to make.
         holds: What each organisation holds at this moment; the same.
+        scaling: The figures of one model, or of all; the same.
     """
 
     async def exposition(request: Request) -> Response:
@@ -42,6 +44,10 @@ def operations_application(
         reasons = await readiness()
         return json_answer({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
+    async def figures(request: Request) -> Response:
+        assert scaling is not None
+        return json_answer(scaling(request.query_params.get("model")))
+
     def answered(ask: Asked) -> Page:
         async def page(request: Request) -> Response:
             return json_answer(await ask())
@@ -50,6 +56,8 @@ def operations_application(
 
     pages: dict[str, Page] = {"/metrics": exposition, "/health/live": live, "/health/ready": ready}
     pages |= {path: answered(ask) for path, ask in (("/audit", audit), ("/holds", holds)) if ask is not None}
+    if scaling is not None:
+        pages["/scaling"] = figures
     application = Starlette(
         routes=[Route(path, page) for path, page in pages.items()],
         exception_handlers=HANDLERS,

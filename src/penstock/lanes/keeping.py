@@ -178,6 +178,7 @@ class Keeper:
         definitions: What governs each organisation with its keys, and the version; asked once a second.
         kept: How long jobs, their results and idempotent answers are kept.
         lease_s: A keeper that is silent for so long is deposed.
+        wrote: Told of what the ledger has now, and may not have had before.
         reached: Told of each named point between two writes; for tests.
     """
 
@@ -192,6 +193,7 @@ class Keeper:
         *,
         kept: Kept,
         lease_s: float,
+        wrote: Callable[[Sequence[Event]], None] = lambda _: None,
         reached: Callable[[str], None] = lambda _: None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -203,6 +205,7 @@ class Keeper:
         self._rebuilder = rebuilder
         self._kept = kept
         self._lease_s = lease_s
+        self._wrote = wrote
         self._reached = reached
         self._pause = pause
         self._defined: dict[str, Definitions] = {}
@@ -264,6 +267,7 @@ class Keeper:
         self._reached(EVENTS_READ)
         oldest_ms = min(entries[0].event.occurred_at_ms for entries in batches.values())
         added = await self._books.drain(batches)
+        self._wrote([entry.event for entries in batches.values() for entry in entries])
         self.tally.drained += added
         self.tally.repeated += sum(map(len, batches.values())) - added
         self.tally.lag_ms = max(0, self._clock.now_ms() - oldest_ms)

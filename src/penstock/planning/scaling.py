@@ -31,7 +31,7 @@ USED_AFTER_IN_PERMILLE: Final = 700
 """Of it that one replica less may come to."""
 DEVIATIONS: Final = 2
 """How many standard deviations above their mean arrivals are prepared for."""
-SHORTEST: Final = 4
+OVERDUE_DIVISOR: Final = 4
 """Overdue work counts as due after a quarter of ``drain``: it wants many replicas, not infinitely many. Until it is
 done, none is taken away."""
 REPLICAS_MAX: Final = 10_000
@@ -76,6 +76,21 @@ class Pool:
         if not 0 <= self.replicas_min <= self.replicas_max <= REPLICAS_MAX or self.replicas_max < 1:
             bounds = f"{self.replicas_min} to {self.replicas_max}"
             raise ValueError(f"a pool has 0 <= min <= max replicas, 1 <= max <= {REPLICAS_MAX}; found {bounds}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Margin:
+    """How far a replica is filled, and how close a due may come before it counts as being that close."""
+
+    used_permille: int
+    nearest_due_ms: int
+
+
+def _scaling_out(pool: Pool) -> _Margin:
+    return _Margin(USED_PERMILLE, max(1, pool.drain_ms // OVERDUE_DIVISOR))
+
+
+_SCALING_IN: Final = _Margin(USED_AFTER_IN_PERMILLE, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +161,10 @@ def decide(pool: Pool, load: Load, *, replicas: int) -> Decision:
     Args:
         replicas: How many there are, or were last asked for.
     """
-    backlog, deadline = _by_objective(pool, load, USED_PERMILLE), _by_deadline(pool, load, USED_PERMILLE)
-    arrivals = _by_arrivals(pool, load, USED_PERMILLE)
-    cache = _by_cache(load, replicas, USED_PERMILLE)
+    margin = _scaling_out(pool)
+    backlog, deadline = _by_objective(pool, load, margin), _by_deadline(pool, load, margin)
+    arrivals = _by_arrivals(pool, load, margin)
+    cache = _by_cache(load, replicas, margin)
     flow = _ceil(max(backlog, deadline) + arrivals, PERMILLE)
     wanted = max(flow, cache)
     if wanted < replicas:
@@ -183,39 +199,39 @@ def workers(*, replicas: int, concurrency: int, jobs: int, jobs_at_once: int) ->
     return _ceil(min(jobs, max(replicas, 1) * concurrency), jobs_at_once)
 
 
-def _by_objective(pool: Pool, load: Load, used: int) -> int:
-    return _steepest(pool, [(due.objective_in_ms, due.tokens) for due in load.backlog], used)
+def _by_objective(pool: Pool, load: Load, margin: _Margin) -> int:
+    return _steepest(pool, [(due.objective_in_ms, due.tokens) for due in load.backlog], margin)
 
 
-def _by_deadline(pool: Pool, load: Load, used: int) -> int:
-    return _steepest(pool, [(due.deadline_in_ms - pool.cold_start_ms, due.tokens) for due in load.backlog], used)
+def _by_deadline(pool: Pool, load: Load, margin: _Margin) -> int:
+    return _steepest(pool, [(due.deadline_in_ms - pool.cold_start_ms, due.tokens) for due in load.backlog], margin)
 
 
-def _steepest(pool: Pool, left: list[tuple[int, int]], used: int) -> int:
+def _steepest(pool: Pool, left: list[tuple[int, int]], margin: _Margin) -> int:
     """Replicas x 1000 for the due that asks for most: everything due until then, in the time until then."""
-    shortest_ms = max(1, pool.drain_ms // SHORTEST) if used == USED_PERMILLE else 1
+    counted = pool.tokens_per_second * margin.used_permille
     tokens = most = 0
     for left_ms, more in sorted(left):
         tokens += more
         # tokens / (speed x used/1000 x left_ms/1000) x 1000
-        most = max(most, _ceil(tokens * PERMILLE**3, pool.tokens_per_second * used * max(left_ms, shortest_ms)))
+        most = max(most, _ceil(tokens * PERMILLE**3, counted * max(left_ms, margin.nearest_due_ms)))
     return most
 
 
-def _by_arrivals(pool: Pool, load: Load, used: int) -> int:
+def _by_arrivals(pool: Pool, load: Load, margin: _Margin) -> int:
     per_second = load.arrivals_per_second + DEVIATIONS * load.arrivals_deviation
-    return _ceil(per_second * PERMILLE**2, pool.tokens_per_second * used)
+    return _ceil(per_second * PERMILLE**2, pool.tokens_per_second * margin.used_permille)
 
 
-def _by_cache(load: Load, replicas: int, used: int) -> int:
-    return 0 if load.cache_permille is None else _ceil(replicas * load.cache_permille, used)
+def _by_cache(load: Load, replicas: int, margin: _Margin) -> int:
+    return 0 if load.cache_permille is None else _ceil(replicas * load.cache_permille, margin.used_permille)
 
 
 def _scaled_in(pool: Pool, load: Load, replicas: int) -> tuple[int, Cause]:
     """One less, if everything fits into that with room; else what there is."""
-    used = USED_AFTER_IN_PERMILLE
-    flow = max(_by_objective(pool, load, used), _by_deadline(pool, load, used)) + _by_arrivals(pool, load, used)
-    fits = max(_ceil(flow, PERMILLE), _by_cache(load, replicas, used)) <= replicas - 1
+    margin = _SCALING_IN
+    flow = max(_by_objective(pool, load, margin), _by_deadline(pool, load, margin)) + _by_arrivals(pool, load, margin)
+    fits = max(_ceil(flow, PERMILLE), _by_cache(load, replicas, margin)) <= replicas - 1
     return (replicas - 1 if fits else replicas), Cause.SCALE_IN
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-
-from prometheus_client import CollectorRegistry, generate_latest
+from typing import Any
 
 from penstock.adapters.observing.keeping import KeeperMetrics
 from penstock.adapters.postgresql.crash_points import CRASH_POINTS, unnoticed
 from penstock.adapters.postgresql.database import check_prepared
+from penstock.adapters.postgresql.figuring import FigureStore
 from penstock.adapters.postgresql.keeping import KeeperStore
 from penstock.adapters.postgresql.leading import Leadership, session_options
 from penstock.api.operations import operations_application
@@ -22,16 +22,19 @@ from penstock.config import Configuration
 from penstock.errors import ConfigurationError
 from penstock.lanes.keeping import Keeper
 from penstock.lanes.rebuilding import Rebuilder
+from penstock.planning.flow import Flow
 from penstock.ports import Kept
 from penstock.quota.definitions import Definitions
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.database import cluster_engine
+from penstock.wiring.figuring import Figuring
 from penstock.wiring.governing import Governing
 from penstock.wiring.listening import beside
 from penstock.wiring.quota import open_outbox, open_quota, open_restorer
 from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
+from penstock.wiring.scaling import servings
 from penstock.wiring.stores import Role
 
 LEASE_S = 10.0
@@ -80,6 +83,7 @@ async def run_keeper(
         governing = await asyncio.to_thread(Governing, engine, clock)
         books = KeeperStore(writes, leadership, now_ms=clock.now_ms, reached=reached)
         restorer = await parts.enter_async_context(open_restorer(configuration, Role.KEEPER))
+        flow = Flow()
         keeper = Keeper(
             books,
             outbox,
@@ -89,20 +93,30 @@ async def run_keeper(
             Rebuilder(books, quota, restorer, clock, lease_ms=round(rebuild_s * 1000)),
             kept=Kept(configuration.queue.results_ms, configuration.queue.answers_ms),
             lease_s=lease_s,
+            wrote=flow.note,
             reached=reached,
         )
-        registry = CollectorRegistry()
-        registry.register(KeeperMetrics(keeper.tally))
+        metrics = KeeperMetrics(keeper.tally)
+        figures = FigureStore(engine, lambda: books.fence)
+        figuring = Figuring(servings(configuration), flow, figures, outbox, keeper.tally, clock, metrics.figures)
 
         async def readiness() -> tuple[str, ...]:
             if stop.is_set():
                 return (STOPPING,)
             return () if quota.failure is None else (f"Redis cannot be used: {quota.failure}",)
 
-        operations = operations_application(metrics=lambda: generate_latest(registry), readiness=readiness, audit=None)
+        operations = operations_application(metrics=metrics.exposition, readiness=readiness, scaling=figuring.asked)
         url = local_url(host, door.getsockname()[1])
         serving = serve(operations, door, stop=stop, started=lambda: started(url), shutdown_s=1.0)
-        await beside(keeper.run(), serving)  # a fault ends the process, which is then started again
+        await beside(
+            _both(keeper.run(), figuring.run()), serving
+        )  # a fault ends the process, which is then started again
+
+
+async def _both(*work: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.TaskGroup() as all_of_it:
+        for each in work:
+            all_of_it.create_task(each)
 
 
 async def _definitions(governing: Governing) -> tuple[int, Mapping[str, Definitions]]:

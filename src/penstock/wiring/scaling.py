@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.config import Configuration
+from penstock.planning.figures import Serving
 from penstock.planning.scaling import Pool
 
 
@@ -19,3 +20,13 @@ def pools(configuration: Configuration) -> dict[str, Pool]:
         for name, model in configuration.models.items()
         if model.capacity is not None
     }
+
+
+def servings(configuration: Configuration) -> dict[str, Serving]:
+    """The same with what one replica and one worker have under way at once."""
+    found = {}
+    for name, pool in pools(configuration).items():
+        capacity = configuration.models[name].capacity
+        assert capacity is not None
+        found[name] = Serving(pool, capacity.concurrency, configuration.queue.concurrency)
+    return found

@@ -9,9 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.adapters.observing.catalogue import METRICS, as_markdown
+from penstock.adapters.observing.catalogue_keeper import KEEPER_METRICS
+from penstock.adapters.observing.catalogue_process import PROCESS_METRICS
 from penstock.adapters.observing.fan_out import FanOut
+from penstock.adapters.observing.keeping import KeeperMetrics
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.vocabulary import Vocabulary
+from penstock.lanes.keeping import Tally
 from penstock.ports import RequestRecord
 from penstock.quota.definitions import Price
 from penstock.quota.events import Charge, Event, EventKind, Usage
@@ -249,6 +253,13 @@ def test_every_metric_of_the_catalogue_is_exposed_and_no_other() -> None:
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes"} <= exposed
 
 
+def test_a_keeper_exposes_its_catalogue_and_no_other() -> None:
+    text = KeeperMetrics(Tally()).exposition().decode()
+    exposed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    ours = {name for name in exposed if name.startswith("penstock_")}
+    assert ours == {metric.name for metric in (*PROCESS_METRICS, *KEEPER_METRICS)}
+
+
 def test_counters_end_in_total_and_other_metrics_in_their_unit() -> None:
     units = ("seconds", "tokens", "requests", "events", "usage", "healthy", "info")
     for metric in METRICS:
@@ -257,7 +268,9 @@ def test_counters_end_in_total_and_other_metrics_in_their_unit() -> None:
 
 
 def test_the_docs_page_lists_exactly_the_metrics() -> None:
-    assert as_markdown() in (DOCS / "04-operations" / "monitoring.md").read_text()
+    page = (DOCS / "04-operations" / "monitoring.md").read_text()
+    for metrics in (PROCESS_METRICS, METRICS, KEEPER_METRICS):
+        assert as_markdown(metrics) in page
 
 
 def test_fan_out_tells_every_observer() -> None:

@@ -1,13 +1,17 @@
-"""The keeper's numbers for Prometheus."""
+"""The keeper's numbers for Prometheus: what it did, as its tally has it, and the figures that it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+
+from penstock.adapters.observing import catalogue_keeper as catalogue
+from penstock.adapters.observing.catalogue import Metric
+from penstock.adapters.observing.catalogue_process import PROCESS_METRICS
+from penstock.adapters.observing.gauges import Gauges, Rows
 
 
 class Tally(Protocol):
@@ -23,34 +27,37 @@ class Tally(Protocol):
     failures: int
 
 
-class KeeperMetrics(Collector):
-    """Built from the tally at each scrape."""
+_TALLIED: Final[dict[Metric, Callable[[Tally], float]]] = {
+    catalogue.ACTIVE: lambda tally: tally.is_active,
+    catalogue.LAG: lambda tally: tally.lag_ms / 1000,
+    catalogue.REBUILDING: lambda tally: tally.rebuilding,
+    catalogue.TERMS: lambda tally: tally.terms,
+    catalogue.EVENTS: lambda tally: tally.drained,
+    catalogue.REPEATED: lambda tally: tally.repeated,
+    catalogue.EXPIRED: lambda tally: tally.expired,
+    catalogue.FAILURES: lambda tally: tally.failures,
+}
+
+
+class KeeperMetrics:
+    """A keeper's registry. ``figures`` is filled by whoever computes them; the tally is read at each scrape."""
 
     def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+        self.figures = Gauges((*PROCESS_METRICS, *catalogue.FIGURED))
+        tallied = Gauges(catalogue.TALLIED)
+        for metric, value in _TALLIED.items():
+            tallied.read(metric, partial(_row, value, tally))
+        self._registry = CollectorRegistry()
+        self._registry.register(tallied)
+        self._registry.register(self.figures)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
 
-    def collect(self) -> Iterator[Metric]:
-        """Every family."""
-        tally = self._tally
-        yield GaugeMetricFamily(
-            "penstock_keeper_active", "1 for the keeper that writes, 0 for one that stands by.", float(tally.is_active)
-        )
-        yield GaugeMetricFamily(
-            "penstock_keeper_lag_seconds",
-            "Age of the oldest event of the last batch when it was written; 0 if none waits.",
-            tally.lag_ms / 1000,
-        )
-        yield GaugeMetricFamily(
-            "penstock_keeper_rebuilding_organisations",
-            "Organisations whose state Redis lost, and that admit nothing until it is rebuilt.",
-            tally.rebuilding,
-        )
-        counted = {
-            "penstock_keeper_terms": ("Times that this process became the active keeper.", tally.terms),
-            "penstock_keeper_events": ("Events that were new to the ledger.", tally.drained),
-            "penstock_keeper_repeated_events": ("Events that the ledger had already.", tally.repeated),
-            "penstock_keeper_expired": ("Reservations that the keeper's sweeps ended.", tally.expired),
-            "penstock_keeper_failures": ("Times that a service was away.", tally.failures),
-        }
-        for name, (meaning, count) in counted.items():
-            yield CounterMetricFamily(name, meaning, count)
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)
+
+
+def _row(value: Callable[[Tally], float], tally: Tally) -> Rows:
+    return {(): float(value(tally))}

@@ -62,6 +62,16 @@ class Outbox:
         replies = await asyncio.gather(*(self._ask(pack("XLEN", outbox_key(p)), p) for p in range(PARTITIONS)))
         return {partition: count for partition, count in enumerate(replies) if count}
 
+    async def oldest_ms(self) -> tuple[int, int]:
+        """How many events wait in all, and when the oldest of them happened, Unix milliseconds; 0 if none waits.
+
+        Raises:
+            StoreUnavailable: No answer in time, or the account may not.
+        """
+        lengths = await self.lengths()
+        first = await self.read(partitions=tuple(lengths), count_max=1)
+        return sum(lengths.values()), min((each[0].event.occurred_at_ms for each in first.values()), default=0)
+
     async def read(
         self,
         after: Mapping[int, str] | None = None,
