@@ -16,7 +16,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build
 INSTALL_SELF := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url
 SERVICES := redis-server rabbitmq-server postgresql
-TEST_PACKAGES := valgrind curl jq locales sqlite3 $(SERVICES)
+TEST_PACKAGES := valgrind curl jq locales sqlite3 prometheus prometheus-alertmanager $(SERVICES)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/penstock
 BENTO := $(CACHE)/bento
 TOOLS := $(CACHE)
@@ -76,6 +76,10 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 	    $(BENTO) test config/bento/resources/*.yaml && \
 	    $(BENTO) -t 'config/bento/templates/*.yaml' -r 'config/bento/resources/*.yaml' test config/bento/*.yaml; \
 	else echo "Bento is not built, so its streams are not checked: make bento builds it"; fi
+	@if command -v promtool >/dev/null && command -v amtool >/dev/null; then \
+	    { promtool check config config/prometheus/prometheus.yaml && \
+	    amtool check-config config/prometheus/alertmanager.yaml; } >/dev/null; \
+	else echo "promtool or amtool is not installed, so rules are not checked: make test installs both"; fi
 	@if test -x $(TOOLS)/bin/helm; then \
 	    $(TOOLS)/bin/helm lint --quiet --strict manifests/chart -f penstock.yaml -f manifests/rendered/values.yaml; \
 	else echo "helm is not built, so the chart is not checked: make kubernetes-tools builds it"; fi

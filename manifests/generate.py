@@ -16,7 +16,7 @@ from penstock.config.describing import schema
 
 ROOT: Final = Path(__file__).parents[1]
 COPIED: Final = ("redis/redis.conf", "rabbitmq/rabbitmq.conf")
-COPIED_FOLDERS: Final = ("prometheus", "grafana")
+COPIED_FOLDERS: Final = {"prometheus/rules": "prometheus", "grafana": "grafana"}
 
 
 def generated() -> Iterator[tuple[str, str]]:
@@ -27,9 +27,9 @@ def generated() -> Iterator[tuple[str, str]]:
     config = ROOT / "config"
     for name in COPIED:
         yield f"files/{Path(name).name}", (config / name).read_text(encoding="utf-8")
-    for folder in COPIED_FOLDERS:
+    for folder, copy in COPIED_FOLDERS.items():
         for path in sorted((config / folder).glob("*.*")):
-            yield f"files/{folder}/{path.name}", path.read_text(encoding="utf-8")
+            yield f"files/{copy}/{path.name}", path.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

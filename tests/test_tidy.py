@@ -64,6 +64,7 @@ TESTS_OF_NO_LAYER = frozenset(
         "docs_rules",
         "examples",
         "fuzzing",
+        "operations",
         "tidy",
         "tidy_rules",
         "wheel",

@@ -180,6 +180,8 @@ class Monitoring(Setting, frozen=True, kw_only=True):
     Args:
         service_monitors: Have every process scraped.
         rules: Recording rules and alerts.
+        runbooks: What each alert's `runbook_url` begins with: where the pages of docs/04-operations are served, with a
+            slash at the end.
         dashboards: As ConfigMaps that Grafana's sidecar collects.
         labels: Put on all of them, for operators that select by label.
         interval: Between two scrapes.
@@ -187,6 +189,7 @@ class Monitoring(Setting, frozen=True, kw_only=True):
 
     service_monitors: bool = False
     rules: bool = False
+    runbooks: str = "docs/04-operations/"
     dashboards: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     interval_ms: Milliseconds = field(name="interval", default=15_000)
