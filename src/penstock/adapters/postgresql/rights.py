@@ -23,6 +23,7 @@ RIGHTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "prices": _CHANGE,
         "erasures": _CHANGE,
         "ledger": _READ,
+        "corrections": _READ,  # written by the account of `penstock setup`: a person's act, and no process's
         "usage_hourly": _READ,
         "usage_daily": _READ,
         "jobs": _READ,

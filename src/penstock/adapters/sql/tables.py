@@ -3,7 +3,8 @@
 Types are portable, for SQLite and PostgreSQL: every number is a ``BigInteger``, times are Unix
 milliseconds, identifiers are text. PostgreSQL partitions ``ledger`` by the month, which is first in its key.
 
-Two tables are written once and never again, ``ledger`` and ``audit_log``: triggers refuse updates and deletes.
+Three tables are written once and never again, ``ledger``, ``corrections`` and ``audit_log``: triggers refuse updates
+and deletes.
 """
 
 from __future__ import annotations
@@ -45,6 +46,28 @@ ledger = Table(
     Index(None, "organisation", "occurred_at_ms"),
     Index(None, "organisation", "job_deadline_ms"),
     postgresql_partition_by="LIST (month)",
+)
+
+# What was billed wrongly, put right on the invoice of the month in which it is written; no counter of the quota follows.
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("organisation", Text, nullable=False),
+    Column("reference", Text, nullable=False),  # the author's own, such as a ticket: a second one is the same
+    Column("occurred_at_ms", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("corrects", Text, nullable=False),  # a reservation's id, or "2026-10 chat-small search", an invoice's line
+    Column("team", Text),
+    Column("key", Text, nullable=False),  # empty: of an invoice's line
+    Column("model", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),  # this and the next three may be negative
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    PrimaryKeyConstraint("organisation", "reference"),
+    Index(None, "organisation", "occurred_at_ms"),
 )
 
 # Those that the ledger alone cannot restore: open, expired, and voided before they were reserved.
@@ -120,4 +143,4 @@ versions = Table(
     PrimaryKeyConstraint("name"),
 )
 
-WRITTEN_ONCE = ("ledger", "audit_log")
+WRITTEN_ONCE = ("ledger", "corrections", "audit_log")
