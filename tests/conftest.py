@@ -7,6 +7,7 @@ unless ``allowed_skips.txt`` names it together with the reason.
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
 import random
 import zlib
@@ -17,6 +18,7 @@ import hypothesis
 import pytest
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+COLLECT_AFTER = 50_000  # what thousands of collected tests keep is much: looking at it often was a quarter of a run
 
 hypothesis.settings.register_profile("penstock", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("penstock")
@@ -74,8 +76,16 @@ class SkipReview:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Review skips once for the whole run: in the process that collects the reports of the others."""
+    gc.disable()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SkipReview())
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end, so the garbage collector passes it over."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

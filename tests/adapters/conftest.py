@@ -39,7 +39,7 @@ def sqlite(path: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
     """A server with a migrated template, started for the first test that wants it."""
-    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"), "fsync=off")  # to drop a database is to sync it
     server.start()
     databases = Databases(server)
     yield databases

@@ -169,13 +169,17 @@ class PostgreSQL(Service):
     """A cluster made by initdb. PostgreSQL refuses to run as root, so root hands it to its own account.
 
     Then it also needs a place of its own: each start of pytest takes from others the right to enter its folders.
+
+    Args:
+        settings: As ``name=value``; ``fsync=off`` where a loss of power is no part of a test.
     """
 
     name = "postgresql"
     stop_signal = signal.SIGINT  # "fast": ends sessions, then the server
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *settings: str) -> None:
         super().__init__(folder)
+        self.settings = settings
         self.home = self._home()
         self.data = self.home / "data"
         self.programs = Path(found_program("postgres", "/usr/lib/postgresql/*/bin/postgres")).parent
@@ -209,6 +213,7 @@ class PostgreSQL(Service):
         return [
             *self._as_owner(), str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port),
             "-h", "127.0.0.1", "-k", "", "-c", "max_connections=200", "-c", "shared_buffers=64MB",
+            *(f"--{setting}" for setting in self.settings),
         ]  # fmt: skip
 
     def is_ready(self) -> bool:
