@@ -16,7 +16,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build
 INSTALL_SELF := $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url
 SERVICES := redis-server rabbitmq-server postgresql
-TEST_PACKAGES := valgrind curl jq locales sqlite3 prometheus prometheus-alertmanager $(SERVICES)
+TEST_PACKAGES := valgrind curl jq locales sqlite3 iproute2 prometheus prometheus-alertmanager $(SERVICES)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/penstock
 BENTO := $(CACHE)/bento
 TOOLS := $(CACHE)
@@ -44,7 +44,7 @@ test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## run every test b
 	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not cluster and not kubernetes and not soak"
 
 .PHONY: test-kubernetes
-test-kubernetes: $(VENV)/dev.stamp $(TOOLS)/schemas/custom $(TOOLS)/bin/helm $(TOOLS)/bin/kubeconform ## check the chart: rendering, schemas of the API, policies
+test-kubernetes: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) $(TOOLS)/schemas/custom $(TOOLS)/bin/helm $(TOOLS)/bin/kubeconform ## check the chart: rendering, schemas of the API, policies, its containers as processes
 	$(BIN)/pytest -n $(JOBS) -m "kubernetes and not cluster"
 
 .PHONY: kubernetes-tools

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import sys
 import time
 from typing import Annotated
@@ -15,6 +14,7 @@ from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirector
 from penstock.config import Configuration
 from penstock.errors import InvalidRequest
 from penstock.lanes.administering import By, Erased
+from penstock.wiring.acting import actor
 from penstock.wiring.erasing import erase_from_outside
 from penstock.wiring.places import Places
 
@@ -42,7 +42,7 @@ def erase(
 
 
 async def _erase(configuration: Configuration, places: Places, target: str) -> Erased:
-    by = By(actor=f"cli:{getpass.getuser()}", now_ms=time.time_ns() // 1_000_000)
+    by = By(actor=actor("cli"), now_ms=time.time_ns() // 1_000_000)
     return await erase_from_outside(configuration, places, target, by)
 
 

@@ -30,6 +30,7 @@ def execute(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where the worker sends jobs; 0 for a free one.")] = PORT,
+    operations_host: Annotated[str, typer.Option(help="Address of metrics and health.")] = "127.0.0.1",
     operations_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Metrics and health; 0 for a free one.")
     ] = OPERATIONS_PORT,
@@ -61,7 +62,7 @@ def execute(
     try:
         uvloop.run(
             _execute(
-                configuration, places, host, port, operations_port, concurrency,
+                configuration, places, host, port, operations_host, operations_port, concurrency,
                 writer, as_text=as_text,
             )
         )  # fmt: skip
@@ -74,6 +75,7 @@ async def _execute(
     places: Places,
     host: str,
     port: int,
+    operations_host: str,
     operations_port: int,
     concurrency: int,
     writer: LineWriter,
@@ -93,6 +95,7 @@ async def _execute(
         places,
         host=host,
         port=port,
+        operations_host=operations_host,
         operations_port=operations_port,
         concurrency=concurrency,
         writer=writer,

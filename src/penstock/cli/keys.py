@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
 import sys
@@ -32,6 +31,7 @@ from penstock.errors import InvalidRequest
 from penstock.lanes.administering import Admin, StoredKey
 from penstock.lanes.credentials import Credentials, Hashed, mint, pepper_name
 from penstock.quota.definitions import Key
+from penstock.wiring.acting import actor
 from penstock.wiring.database import opened_database
 from penstock.wiring.places import Places
 from penstock.wiring.running import local_url
@@ -110,7 +110,7 @@ def create(
             key,
             name=name,
             now_ms=now_ms,
-            actor=_actor(),
+            actor=actor("cli"),
             admin=Admin[admin.name],
             pepper=hashed.pepper,
         )
@@ -163,7 +163,9 @@ def rotate(
         stored.get(organisation, key_id)
         token = mint(organisation, key_id, secret=secrets.token_bytes(32))
         mac, pepper = _hashed(token, configuration, places)
-        stored.rotate(organisation, key_id, mac=mac, pepper=pepper, grace_ms=grace_ms, now_ms=now_ms, actor=_actor())
+        stored.rotate(
+            organisation, key_id, mac=mac, pepper=pepper, grace_ms=grace_ms, now_ms=now_ms, actor=actor("cli")
+        )
     ends = f"works until {moment(now_ms + grace_ms)} UTC" if grace_ms else "is refused from now on"
     _show_once(token, f"New secret of key {key_id} of {organisation}; the one before {ends}", configuration)
 
@@ -178,7 +180,7 @@ def revoke(
     """Refuse a key for good, within a second also where the service runs. It stays in the list and the ledger."""
     configuration, places = load_with_places(config, data)
     with _opened(configuration, places) as stored:
-        stored.revoke(organisation, key_id, now_ms=_now_ms(), actor=_actor())
+        stored.revoke(organisation, key_id, now_ms=_now_ms(), actor=actor("cli"))
     sys.stderr.write(f"key {key_id} of {organisation} is revoked\n")
 
 
@@ -273,10 +275,6 @@ def _row(stored: StoredKey) -> KeyRow:
 
 def _as_json(stored: StoredKey, now_ms: int) -> dict[str, object]:
     return key_view(stored) | {"state": key_state(stored.key, now_ms=now_ms)}
-
-
-def _actor() -> str:
-    return f"cli:{getpass.getuser()}"
 
 
 def _now_ms() -> int:

@@ -46,6 +46,7 @@ async def serve_executor(
     *,
     host: str,
     port: int,
+    operations_host: str,
     operations_port: int,
     concurrency: int,
     writer: LineWriter,
@@ -70,7 +71,7 @@ async def serve_executor(
     operations_stop = asyncio.Event()
     async with AsyncExitStack() as parts:
         door = parts.enter_context(bind(host, port, setting="--port"))
-        operations_door = parts.enter_context(bind(host, operations_port, setting="--operations-port"))
+        operations_door = parts.enter_context(bind(operations_host, operations_port, setting="--operations-port"))
         organisations = _Organisations(configuration)
         vocabulary = Vocabulary(organisations=organisations.names, models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
@@ -96,7 +97,9 @@ async def serve_executor(
         operations = operations_application(metrics=metrics.exposition, readiness=readiness, audit=None)
 
         def accepted() -> None:
-            started(*(local_url(host, each.getsockname()[1]) for each in (door, operations_door)))
+            started(
+                local_url(host, door.getsockname()[1]), local_url(operations_host, operations_door.getsockname()[1])
+            )  # fmt: skip
 
         async def answer() -> None:
             try:

@@ -6,7 +6,6 @@ Every step may be repeated, and done by two at once: what is right already stays
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -24,6 +23,7 @@ from penstock.adapters.redis.users import apply_users
 from penstock.adapters.redis.wire import Refusal
 from penstock.config import Configuration
 from penstock.errors import ConfigurationError, StoreUnavailable
+from penstock.wiring.acting import actor
 from penstock.wiring.broker import open_management, virtual_host, wanted
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
@@ -76,7 +76,7 @@ def _postgresql(configuration: Configuration, environment: Mapping[str, str], te
     try:
         prepare_postgresql(engine, users, now_ms=now_ms)
         tell(f"postgresql: schema and partitions are as wanted, {_users(users)}")
-        changed = record(engine, configuration, now_ms=now_ms, actor=f"setup:{getpass.getuser()}")
+        changed = record(engine, configuration, now_ms=now_ms, actor=actor("setup"))
         count = len(configuration.organisations)
         tell(f"postgresql: {count} organisations {'are written' if changed else 'stay as they are'}")
     finally:
