@@ -66,7 +66,9 @@ def test_a_process_is_given_the_secrets_that_it_follows_and_no_other() -> None:
         "penstock-auth/pepper", "penstock-auth/previous", "pg-users/api", "redis-users/api", "redis-ca/ca.crt",
         "vllm/token", "vllm/ca.pem",
     }  # fmt: skip
-    assert given["Deployment/penstock-keeper"] == {"pg-users/keeper", "redis-users/keeper", "redis-ca/ca.crt"}
+    assert given["Deployment/penstock-keeper"] == {
+        "pg-users/keeper", "redis-users/keeper", "redis-ca/ca.crt", "rabbit-users/monitor",
+    }  # fmt: skip
     assert given["Deployment/penstock-worker-chat-small"] == {
         "rabbit-users/worker", "redis-users/worker", "redis-ca/ca.crt", "vllm/token", "vllm/ca.pem",
     }  # fmt: skip
@@ -127,7 +129,7 @@ def test_who_may_speak_to_whom_is_who_does() -> None:
         ("setup", "redis"), ("setup", "postgresql"), ("setup", "rabbitmq"),
         ("api", "redis"), ("api", "postgresql"), ("api", "gateway"), ("api", "model"),
         ("gateway", "redis"), ("gateway", "rabbitmq"),
-        ("keeper", "redis"), ("keeper", "postgresql"),
+        ("keeper", "redis"), ("keeper", "postgresql"), ("keeper", "rabbitmq"),
         ("collector", "redis"), ("collector", "rabbitmq"), ("collector", "postgresql"),
         ("worker", "redis"), ("worker", "rabbitmq"), ("worker", "model"),
     }  # fmt: skip
@@ -188,3 +190,48 @@ def test_scaling_never_loses_what_runs_and_never_falls_back_to_nothing(name: str
                 assert trigger["metadata"]["ignoreNullValues"] == "false"
             if trigger["type"] == "rabbitmq":
                 assert trigger["metadata"]["protocol"] == "http"
+
+
+def triggers(name: str, kind: str, *, extra: str = "") -> dict[str, Object]:
+    """The metadata of each ScaledObject's trigger of one kind, by the object's name; with the trigger's own type."""
+    return {
+        each["metadata"]["name"]: {**trigger["metadata"], "metricType": trigger["metricType"]}
+        for each in of_kind(render(name, extra=extra), "ScaledObject")
+        for trigger in each["spec"]["triggers"]
+        if trigger["type"] == kind and each["metadata"]["name"] != "penstock-api"
+    }
+
+
+def test_a_model_with_a_capacity_is_scaled_by_the_keepers_own_page() -> None:
+    found = triggers("bundled", "metrics-api")
+    figures = {name: trigger["valueLocation"] for name, trigger in found.items()}
+    assert figures == {"penstock-model-smollm2-135m": "replicas", "penstock-worker-smollm2-135m": "workers"}
+    for trigger in found.values():
+        assert trigger["url"] == "http://penstock-keeper.penstock.svc:8083/scaling?model=smollm2-135m"
+        wanted = {"targetValue": "1", "activationTargetValue": "0", "metricType": "AverageValue"}
+        assert trigger.items() >= wanted.items()
+    (keeper,) = [
+        each["spec"]
+        for each in of_kind(render("bundled"), "NetworkPolicy")
+        if each["metadata"]["name"] == "penstock-keeper"
+    ]
+    keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+    assert {"from": [keda], "ports": [{"port": "operations"}]} in keeper["ingress"]
+
+
+def test_where_there_is_prometheus_the_figure_comes_from_there_and_a_lost_one_is_a_failure() -> None:
+    assert triggers("everything", "metrics-api") == {}
+    found = triggers("everything", "prometheus")
+    assert len(found) == 4
+    for name, trigger in found.items():
+        figure = "workers" if "-worker-" in name else "replicas"
+        assert trigger["query"].startswith(f"max(penstock_scaling_{figure}{{namespace="), name
+        assert (trigger["ignoreNullValues"], trigger["activationThreshold"]) == ("false", "0")
+
+
+def test_a_model_without_a_capacity_has_no_token_figure_to_ask_for() -> None:
+    bare = "models: {bare: {upstream: 'http://m', context: 8192}}"
+    assert "penstock-worker-bare" in {
+        each["metadata"]["name"] for each in of_kind(render("bundled", extra=bare), "ScaledObject")
+    }
+    assert "penstock-worker-bare" not in triggers("bundled", "metrics-api", extra=bare)

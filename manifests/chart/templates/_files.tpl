@@ -80,12 +80,13 @@
 {{- $configuration := mergeOverwrite (include "penstock.configuration" . | fromYaml) (include "penstock.addresses" . | fromYaml) -}}
 {{- $account := get (dict "api" "api" "keeper" "keeper" "gateway" "gateway" "worker" "worker" "collector" "collector") .component -}}
 {{- range $service, $store := $configuration.stores | default dict -}}
-{{- $used := has $service (get (dict "setup" (list "redis" "postgresql" "rabbitmq") "api" (list "redis" "postgresql") "keeper" (list "redis" "postgresql") "gateway" (list "redis" "rabbitmq") "worker" (list "redis" "rabbitmq") "collector" (list "redis" "postgresql" "rabbitmq")) $.component) -}}
+{{- $used := has $service (get (dict "setup" (list "redis" "postgresql" "rabbitmq") "api" (list "redis" "postgresql") "keeper" (list "redis" "postgresql" "rabbitmq") "gateway" (list "redis" "rabbitmq") "worker" (list "redis" "rabbitmq") "collector" (list "redis" "postgresql" "rabbitmq")) $.component) -}}
 {{- if not $used -}}
 {{- $_ := unset $configuration.stores $service -}}
 {{- else if $account -}}
-{{- $own := get ($store.accounts | default dict) $account -}}
-{{- if $own -}}{{- $_ := unset $store "password" -}}{{- $_ := set $store "accounts" (dict $account $own) -}}
+{{- $mine := ternary "monitor" $account (and (eq $account "keeper") (eq $service "rabbitmq")) -}}
+{{- $own := get ($store.accounts | default dict) $mine -}}
+{{- if $own -}}{{- $_ := unset $store "password" -}}{{- $_ := set $store "accounts" (dict $mine $own) -}}
 {{- else -}}{{- $_ := unset $store "accounts" -}}{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -167,11 +167,13 @@ class NetworkPolicies(Setting, frozen=True, kw_only=True):
         enabled: Write them.
         clients: Peers that may reach the API service (`from` of a NetworkPolicy); everybody if empty.
         monitoring: Peers that may read metrics; everybody in the cluster if empty.
+        scaling: Peers that may ask the keeper for scaling figures; the namespace `keda` if empty.
     """
 
     enabled: bool = True
     clients: list[Any] = field(default_factory=list)
     monitoring: list[Any] = field(default_factory=list)
+    scaling: list[Any] = field(default_factory=list)
 
 
 class Monitoring(Setting, frozen=True, kw_only=True):
@@ -201,8 +203,8 @@ class Keda(Setting, frozen=True, kw_only=True):
     Args:
         enabled: Write ScaledObjects; without them every component has its `replicas.min`, workers and model servers
             at least 1.
-        prometheus: Address of a Prometheus that scrapes this release; the API service is then scaled by its requests in
-            flight too.
+        prometheus: Address of a Prometheus that scrapes this release. The token figure is then taken from there, not
+            from the keeper's own page, and the API service is scaled by its requests in flight too.
         polling: How often KEDA looks.
         cooldown: How long nothing must wait before the last replica goes.
         jobs_per_worker: Waiting and running jobs that are worth one more worker; twice `queue.concurrency` if not

@@ -108,9 +108,8 @@ async def run_keeper(
         operations = operations_application(metrics=metrics.exposition, readiness=readiness, scaling=figuring.asked)
         url = local_url(host, door.getsockname()[1])
         serving = serve(operations, door, stop=stop, started=lambda: started(url), shutdown_s=1.0)
-        await beside(
-            _both(keeper.run(), figuring.run()), serving
-        )  # a fault ends the process, which is then started again
+        # a fault in any of them ends the process, which is then started again
+        await beside(_both(keeper.run(), figuring.run()), serving)
 
 
 async def _both(*work: Coroutine[Any, Any, None]) -> None:
