@@ -20,6 +20,7 @@ import penstock.cli.invoice
 import penstock.cli.keys
 import penstock.cli.ledger
 import penstock.cli.local_model
+import penstock.cli.plan
 import penstock.cli.rebuild
 import penstock.cli.replay
 import penstock.cli.serve
@@ -33,7 +34,7 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
     "setup", "simulate-model", "up", "invoice", "ledger export", "await", "local-model",
-    "erase", "rebuild", "doctor",
+    "erase", "rebuild", "plan", "doctor",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from penstock.adapters.sql.ledger import LedgerReads
 from penstock.adapters.sql.rows import INSERT_EVENT, month_of
 from penstock.errors import InvalidRequest
 from penstock.ports import UsageQuery, UsageRow
-from penstock.quota.events import Amount, Event, EventKind, Usage, UsageSource
+from penstock.quota.events import Amount, Charge, Event, EventKind, Usage, UsageSource
 from penstock.quota.identity import reservation_id
 
 Make = Callable[..., Event]
@@ -150,3 +151,29 @@ def test_a_month_is_that_of_the_reservation_in_utc() -> None:
 
 def test_the_insert_names_every_column_in_order() -> None:
     assert INSERT_EVENT.count("?") == 24
+
+
+def test_what_a_model_served_is_told_by_when_it_arrived(engine: Engine, make_event: Make, write: Write) -> None:
+    """By the id of a request, by the first event of a job that its client named; what was voided was not served."""
+    named = "0" * 12 + "a" * 20
+    write(
+        [
+            make_event(1, NOW_MS, occurred_at_ms=NOW_MS + 900),
+            make_event(2, NOW_MS, model="other"),
+            make_event(3, NOW_MS, lane="queue"),
+            make_event(4, NOW_MS, kind=EventKind.VOIDED, usage=Usage(0, 0), charge=Charge()),
+            make_event(5, NOW_MS + 5_000, occurred_at_ms=NOW_MS + 10_000),
+            make_event(
+                reservation=named,
+                kind=EventKind.RESERVED,
+                usage=Usage(0, 0),
+                charge=Charge(),
+                occurred_at_ms=NOW_MS + 70,
+            ),
+            make_event(reservation=named, occurred_at_ms=NOW_MS + 950),
+        ]
+    )
+    with engine.connect() as connection:
+        served = partial(LedgerReads(connection).served, model="chat-small", lane="realtime")
+        assert served(start_ms=0, end_ms=NOW_MS + 10_000) == [(NOW_MS, 100, 20), (NOW_MS + 70, 100, 20)]
+        assert served(start_ms=NOW_MS + 10_000, end_ms=2**60) == [(NOW_MS + 5_000, 100, 20)]

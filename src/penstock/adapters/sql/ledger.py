@@ -19,6 +19,7 @@ from penstock.adapters.sql.tables import ledger
 from penstock.errors import InvalidRequest
 from penstock.ports import UsageQuery, UsageRow
 from penstock.quota.events import Event
+from penstock.quota.identity import created_at_ms
 
 _DAY_MS = 86_400_000
 _IDS_PER_STATEMENT = 500
@@ -112,6 +113,36 @@ class LedgerReads:
             if len(rows) < _ROWS_PER_STATEMENT:
                 return
             after = (rows[-1].occurred_at_ms, rows[-1].reservation, rows[-1].kind)
+
+    def served(self, *, model: str, lane: str, start_ms: int, end_ms: int) -> list[tuple[int, int, int]]:
+        """Each charged request of one model and lane, by arrival: when (Unix ms), prompt and completion tokens.
+
+        When a request arrived is in its id; of a job that was named by its client it is in its first event.
+
+        Args:
+            start_ms: Of the events that are looked at; included.
+            end_ms: Excluded.
+        """
+        first_ms = func.min(_row.occurred_at_ms)
+        prompt, completion = (
+            cast(func.sum(column), BigInteger) for column in (_row.prompt_tokens, _row.completion_tokens)
+        )
+        statement = (
+            select(_row.reservation, first_ms, prompt, completion)
+            .where(
+                _row.model == model,
+                _row.lane == lane,
+                _row.occurred_at_ms >= start_ms,
+                _row.occurred_at_ms < end_ms,
+            )
+            .group_by(_row.month, _row.reservation)
+            .having(func.sum(_row.requests) > 0)
+            .execution_options(yield_per=_ROWS_PER_STATEMENT)
+        )
+        return sorted(
+            (created_at_ms(reservation) or since_ms, tokens_in, tokens_out)
+            for reservation, since_ms, tokens_in, tokens_out in self._connection.execute(statement)
+        )
 
     def of_reservations(self, organisation: str, reservations: Sequence[str]) -> list[Event]:
         """The events of these reservations, those of the organisation only, in order of time."""
