@@ -23,6 +23,7 @@
 {{- end -}}
 {{- $_ := set $parts "models" $models -}}
 {{- end -}}
+{{- if and ($values.tracing).endpoint (ne .component "setup") -}}{{- $_ := set $parts "tracing" $values.tracing -}}{{- end -}}
 {{- if eq .component "setup" -}}
 {{- range $key := list "plans" "organisations" -}}
 {{- if hasKey $values $key -}}{{- $_ := set $parts $key (get $values $key) -}}{{- end -}}

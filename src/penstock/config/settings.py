@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from penstock.config.identity_settings import Auth
 from penstock.config.kubernetes_settings import Deploy, Kubernetes, ScaleTarget
+from penstock.config.observing_settings import Tracing
 from penstock.config.values import (
     Amount,
     FileReference,
@@ -377,6 +378,7 @@ class Configuration(Setting, frozen=True, kw_only=True):
         auth: API keys.
         stores: Redis, PostgreSQL and RabbitMQ; without it everything is embedded.
         queue: Requests that are answered later.
+        tracing: Traces for OpenTelemetry.
         kubernetes: What only a cluster needs (replicas, resources, ingress), read by the chart.
         global: Helm's own section for subcharts, free-form.
     """
@@ -388,5 +390,6 @@ class Configuration(Setting, frozen=True, kw_only=True):
     auth: Auth = Auth()
     stores: Stores | None = None
     queue: Queue = Queue()
+    tracing: Tracing = Tracing()
     kubernetes: Kubernetes = Kubernetes()
     helm_global: dict[str, Any] = field(name="global", default_factory=dict)

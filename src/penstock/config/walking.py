@@ -85,6 +85,13 @@ def _number(value: Any) -> float:
     return float(number)
 
 
+def _share(value: Any) -> float:
+    number = Decimal(value) if re.fullmatch(notation.MONEY_PATTERN, str(value)) else Decimal(-1)
+    if not 0 <= number <= 1:
+        raise notation.NotationError(f"found {value}, wanted a number from 0 to 1; write one such as `0.01`")
+    return float(number)
+
+
 def _url(value: Any, schemes: tuple[str, ...]) -> str:
     """An absolute address without anything secret in it. What was found is never repeated: it may hold a password."""
     wanted = " or ".join(f"{scheme}://" for scheme in schemes)
@@ -151,6 +158,7 @@ NOTATIONS: Final[dict[str, Notation]] = {
         _amount(1, AMOUNT_MAX), "a whole number above 0 such as `8192` or `200k`", _POSITIVE_SCHEMA
     ),
     "positive number": Notation(_number, "a number above 0 such as `3.5`", {"type": "number", "exclusiveMinimum": 0}),
+    "share": Notation(_share, "a number from 0 to 1 such as `0.01`", {"type": "number", "minimum": 0, "maximum": 1}),
     "amount to 1024": Notation(_amount(1, TOKENS_PER_BYTE_MAX), "a whole number such as `2`", _POSITIVE_SCHEMA),
     "usd per million tokens": Notation(
         _usd(notation.PICOS_PER_USD // notation.TOKENS_PER_PRICE, TOKEN_PICOS_MAX),
