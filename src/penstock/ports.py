@@ -410,6 +410,40 @@ class UpstreamClient(Protocol):
         ...
 
 
+class Trace(Protocol):
+    """The trace that one request belongs to, and what is told of it as it goes."""
+
+    @property
+    def traceparent(self) -> str:
+        """W3C's header for whoever takes the request over."""
+        ...
+
+    @property
+    def is_recorded(self) -> bool:
+        """It was chosen to be kept; the others only hand their choice on."""
+        ...
+
+    def calling(self) -> str:
+        """A model server is asked from now on; ``traceparent`` for it. Asking another ends this."""
+        ...
+
+    def settling(self) -> None:
+        """The model server has done its part; what it used is settled from now on."""
+        ...
+
+
+class Tracer(Protocol):
+    """Begins traces, or goes on with a client's. The observer of the same process ends them."""
+
+    def begin(self, record: RequestRecord, parent: str | None) -> Trace:
+        """A request was received.
+
+        Args:
+            parent: The ``traceparent`` that came with it, of any form; one that is malformed counts as none.
+        """
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
     """What is known of one request, filled in as it goes; one log line and a few metrics at its end.
@@ -420,6 +454,7 @@ class RequestRecord:
         outcome: "ok", "invalid", "unauthenticated", "denied", "unavailable", "upstream_error", "client_gone"...
         denied_by: The limit's id.
         *_ms: Durations from the moment the request was received.
+        trace: None where nothing is traced.
     """
 
     request_id: str
@@ -449,6 +484,7 @@ class RequestRecord:
     total_ms: float = 0.0
     chunks: int = 0
     extra: dict[str, str | int] = field(default_factory=dict)
+    trace: Trace | None = None
 
 
 class Observer(Protocol):

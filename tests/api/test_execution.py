@@ -52,7 +52,9 @@ async def opened(execute: Callable[[bytes], Awaitable[Outcome]], *, shutdown_s: 
     async def readiness() -> tuple[str, ...]:
         return door.reasons
 
-    execution = Execution(execute, jobs_max=1, message_bytes_max=BYTES_MAX, readiness=readiness)
+    execution = Execution(
+        lambda message, traceparent: execute(message), jobs_max=1, message_bytes_max=BYTES_MAX, readiness=readiness
+    )
     door = Door(client, execution, stop)
     with bind("127.0.0.1", 0) as listener:
         door.port = listener.getsockname()[1]

@@ -39,7 +39,7 @@ class Hall:
         self.sleep = VirtualSleep(ManualClock())
         self.turns = Turns(self._run, places=places, sleep=self.sleep)
 
-    async def _run(self, job: Job) -> Outcome:
+    async def _run(self, job: Job, traceparent: str | None) -> Outcome:
         self.begun.append(job.job)
         self.ends[job.job] = asyncio.get_running_loop().create_future()
         try:

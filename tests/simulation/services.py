@@ -29,6 +29,7 @@ class Entry:
 
     id: str
     event: Event
+    traceparent: str | None = None
 
 
 class Quota:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -48,14 +48,14 @@ class Execution:
     """An ASGI application.
 
     Args:
-        execute: Runs one job message; cancelled, it releases the job.
+        execute: Runs one job message, of this ``traceparent`` if it has one; cancelled, it releases the job.
         jobs_max: Messages taken in at once; one more is told to come later.
         message_bytes_max: Of a job message.
     """
 
     def __init__(
         self,
-        execute: Callable[[bytes], Awaitable[Outcome]],
+        execute: Callable[[bytes, str | None], Awaitable[Outcome]],
         *,
         jobs_max: int,
         message_bytes_max: int,
@@ -71,7 +71,7 @@ class Execution:
         """Answer one request."""
         match scope["method"], scope["path"]:
             case "POST", "/execute":
-                await self._answer(receive, send)
+                await self._answer(scope, receive, send)
             case "GET", "/live":
                 await _reply(send, 200, b'{"live":true}')
             case "GET", "/ready":
@@ -83,7 +83,7 @@ class Execution:
             case _:
                 await _refuse(send, 404, "there is nothing here; POST /execute runs a job", "unknown_url")
 
-    async def _answer(self, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if self.running >= self._jobs_max:
             later = Later(BUSY_MS, f"{self._jobs_max} jobs are here already; raise queue.concurrency or wait")
             await _tell(send, later)
@@ -95,7 +95,7 @@ class Execution:
         try:
             message = await self._read(receive)
             departure = Departure(receive, task=task, loop=asyncio.get_running_loop())
-            outcome = await self._execute(message)
+            outcome = await self._execute(message, _traceparent(scope["headers"]))
             departure.ignore()
             await _tell(send, outcome)
         except _Gone:
@@ -130,6 +130,11 @@ class Execution:
             pieces.append(piece)
             if not message.get("more_body", False):
                 return b"".join(pieces)
+
+
+def _traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Of the trace that the job belongs to; a worker without one sends it empty."""
+    return next((value.decode("latin-1") for name, value in headers if name == b"traceparent" and value), None)
 
 
 async def _tell(send: Send, outcome: Outcome) -> None:

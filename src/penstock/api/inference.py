@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from hashlib import blake2b
 
@@ -69,6 +69,7 @@ class Inference:
         self._now_ms = services.clock.now_ms
         self._bounds = services.bounds
         self._deferring = Deferring(services)
+        self._tracer = services.tracer
 
     async def __call__(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request to ``route``, one of ``_READERS``; the observer sees it start and finish once."""
@@ -92,6 +93,8 @@ class Inference:
         record = RequestRecord(request_id=request_id(asked_id), route=route, received_at_s=received_at_s)
         exchange = Exchange(scope, receive, send, record)
         exchange.repeat_key = repeat_key
+        if self._tracer is not None:
+            record.trace = self._tracer.begin(record, _traceparent(scope["headers"]))
         self._observer.started(record)
         try:
             await self._guarded(exchange, authorization, content_type, content_bytes, prefer)
@@ -313,3 +316,7 @@ class Inference:
         finally:
             exchange.ignore_departure()
             await events.aclose()
+
+
+def _traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    return next((value.decode("latin-1") for name, value in headers if name == b"traceparent"), None)

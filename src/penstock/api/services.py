@@ -11,7 +11,7 @@ from penstock.lanes.administering import Administration
 from penstock.lanes.credentials import Credential, Credentials
 from penstock.lanes.following import Following
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
-from penstock.ports import Clock, Ledger, Observer, QuotaStore
+from penstock.ports import Clock, Ledger, Observer, QuotaStore, Tracer
 from penstock.quota.definitions import Key
 
 
@@ -103,6 +103,7 @@ class Services:
         models: By name; may change while the service runs.
         administration: The records behind ``/admin/v1``; None where there are none.
         subjects: Reads what is no key; None if only keys pass.
+        tracer: None where nothing is traced.
         readiness: Asked at each look at ``/health/ready``.
     """
 
@@ -121,3 +122,4 @@ class Services:
     administration: Administration | None = None
     bounds: Bounds = Bounds()
     subjects: TokenReader | None = None
+    tracer: Tracer | None = None

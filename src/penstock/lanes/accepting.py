@@ -24,6 +24,7 @@ from penstock.lanes.queueing import QUEUED, RESERVED, Queue, unnoticed
 from penstock.lanes.refusals import refusal_error
 from penstock.lanes.requests import InferenceRequest
 from penstock.lanes.settling import Settling
+from penstock.lanes.tracing import nonce_of
 from penstock.ports import Attempt, Clock, Jobs, QuotaStore
 from penstock.quota.events import EventKind
 from penstock.quota.identity import reservation_id
@@ -244,7 +245,7 @@ class QueueAcceptor:
         request = asked.request
         answer: ReserveAnswer = NoKey()
         began_s = self._clock.monotonic_s()
-        nonce = f"{self._random_bits(80):020x}"
+        nonce = nonce_of(request.record.trace, self._random_bits(80))
         for mac in asked.key_macs:
             request.key_mac = mac
             reserve = self._reserve_call(request, model, job, nonce)

@@ -71,6 +71,8 @@ class Admission:
         """Charge ``usage``; durable when it returns."""
         if self._end():
             self._record(usage)
+            if self.request.record.trace is not None:
+                self.request.record.trace.settling()
             cost_nanos = await self.settling.settle(self._settle_call(usage), self.reserve)
             self.request.record.cost_nanos = cost_nanos
 

@@ -87,10 +87,13 @@ class Caller:
             record.attempts += 1
             record.upstream = upstream_name(model.upstreams[index])
             url, headers = self._templates[model.name, index, route]
+            headers = {**headers, "x-request-id": record.reservation}
+            if record.trace is not None:
+                headers["traceparent"] = record.trace.calling()
             request = UpstreamRequest(
                 method="POST",
                 url=url,
-                headers={**headers, "x-request-id": record.reservation},
+                headers=headers,
                 body=body,
                 connect_s=model.connect_s,
                 first_byte_s=model.first_byte_s,

@@ -27,7 +27,8 @@ from penstock.lanes.executing_call import Ending, ModelCall, Sleep
 from penstock.lanes.executing_lease import JobLease, Stop, acquire_call, is_left_alone
 from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job
 from penstock.lanes.models import ServedModel
-from penstock.ports import Clock, Observer, QuotaStore, RequestRecord
+from penstock.lanes.tracing import traceparent_of
+from penstock.ports import Clock, Observer, QuotaStore, RequestRecord, Tracer
 from penstock.quota.operations import Gone, Invalid, Never, Run, Wait
 
 AWAY_MS: Final = 1_000
@@ -84,6 +85,7 @@ class Executor:
         models: By the name that clients use.
         is_alone: No other process runs jobs, so a lease that is still held was this one's before it died.
         sleep: Waits so many seconds; tests pass their own.
+        tracer: Goes on with the traces of jobs; None where nothing is traced.
         reached: Called at each crash point.
     """
 
@@ -97,6 +99,7 @@ class Executor:
         observer: Observer,
         is_alone: bool = False,
         sleep: Sleep = asyncio.sleep,
+        tracer: Tracer | None = None,
         reached: Callable[[str], None] | None = None,
     ) -> None:
         self._quota = quota
@@ -106,10 +109,15 @@ class Executor:
         self._models = models
         self._observer = observer
         self._sleep = sleep
+        self._tracer = tracer
         self._reached = reached
 
-    async def execute(self, message: bytes | Job) -> Outcome:
-        """Run one job to its end, or say what else is to be done with its message. Raises nothing on purpose."""
+    async def execute(self, message: bytes | Job, traceparent: str | None = None) -> Outcome:
+        """Run one job to its end, or say what else is to be done with its message. Raises nothing on purpose.
+
+        Args:
+            traceparent: Of whoever brought it, if it belongs to a trace.
+        """
         try:
             job = message if isinstance(message, Job) else read_job(message)
         except ValueError as error:
@@ -123,7 +131,7 @@ class Executor:
         if outcome is not None:
             return outcome
         self._reach(ACQUIRED)
-        outcome = await self._run(job)
+        outcome = await self._run(job, traceparent)
         self._reach(ANSWERED)
         return outcome
 
@@ -148,13 +156,15 @@ class Executor:
             case _:
                 return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
 
-    async def _run(self, job: Job) -> Outcome:
+    async def _run(self, job: Job, traceparent: str | None) -> Outcome:
         """Call the model until there is an answer or a reason to stop."""
         started_at_ms = self._clock.now_ms()
         record = RequestRecord(
             request_id=job.request_id, route=job.route, lane="queue", organisation=job.organisation,
             key=job.reserve.key, model=job.model, reservation=job.job, received_at_s=self._clock.monotonic_s(),
         )  # fmt: skip
+        if self._tracer is not None:
+            record.trace = self._tracer.begin(record, traceparent or traceparent_of(job.reserve.nonce))
         self._observer.started(record)
         try:
             ending = await self._ended(job, record)

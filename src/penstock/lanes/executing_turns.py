@@ -37,7 +37,7 @@ class Turns:
     """
 
     def __init__(
-        self, execute: Callable[[Job], Awaitable[Outcome]], *, places: int, sleep: Sleep = asyncio.sleep
+        self, execute: Callable[[Job, str | None], Awaitable[Outcome]], *, places: int, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._execute = execute
         self._free = places
@@ -45,7 +45,7 @@ class Turns:
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the one with the oldest turn first
 
-    async def execute(self, message: bytes) -> Outcome:
+    async def execute(self, message: bytes, traceparent: str | None = None) -> Outcome:
         """Run one job when it is its turn, and again when its limits let it. Cancelled, it is released."""
         try:
             job = read_job(message)
@@ -54,7 +54,7 @@ class Turns:
         patience_ms = PATIENCE_MS
         while True:
             async with self._place(job.organisation):
-                outcome = await self._execute(job)
+                outcome = await self._execute(job, traceparent)
             if not isinstance(outcome, Later) or not outcome.is_limited or outcome.retry_after_ms > patience_ms:
                 return outcome
             patience_ms -= outcome.retry_after_ms

@@ -89,8 +89,9 @@ class GatewayAcceptor:
         }
         if asked.idempotency_key is not None:
             headers["idempotency-key"] = f'"{asked.idempotency_key}"'
-        if asked.traceparent is not None:
-            headers["traceparent"] = asked.traceparent
+        traceparent = asked.traceparent if request.record.trace is None else request.record.trace.traceparent
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         url = f"{self._gateway}/v1/async/{PATHS[request.route].removeprefix('/v1/')}"
         try:
             response = await self._client.open(

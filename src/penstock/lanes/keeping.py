@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -66,6 +66,23 @@ class Entry(Protocol):
     @property
     def event(self) -> Event:
         """What happened."""
+        ...
+
+    @property
+    def traceparent(self) -> str | None:
+        """Of the request that it is about, if that is recorded."""
+        ...
+
+
+class BatchTracer(Protocol):
+    """Is told what was written, for the traces of its requests."""
+
+    def drained(self, traced: Iterable[tuple[str, Event]], *, began_ms: int, ended_ms: int) -> None:
+        """A batch is in the ledger.
+
+        Args:
+            traced: ``traceparent`` and event of those whose request is recorded; may be none.
+        """
         ...
 
 
@@ -179,6 +196,7 @@ class Keeper:
         kept: How long jobs, their results and idempotent answers are kept.
         lease_s: A keeper that is silent for so long is deposed.
         wrote: Told of what the ledger has now, and may not have had before.
+        tracer: None where nothing is traced.
         reached: Told of each named point between two writes; for tests.
     """
 
@@ -194,6 +212,7 @@ class Keeper:
         kept: Kept,
         lease_s: float,
         wrote: Callable[[Sequence[Event]], None] = lambda _: None,
+        tracer: BatchTracer | None = None,
         reached: Callable[[str], None] = lambda _: None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -206,6 +225,7 @@ class Keeper:
         self._kept = kept
         self._lease_s = lease_s
         self._wrote = wrote
+        self._tracer = tracer
         self._reached = reached
         self._pause = pause
         self._defined: dict[str, Definitions] = {}
@@ -266,8 +286,13 @@ class Keeper:
     async def _drain_once(self, batches: Mapping[int, Sequence[Entry]]) -> None:
         self._reached(EVENTS_READ)
         oldest_ms = min(entries[0].event.occurred_at_ms for entries in batches.values())
+        began_ms = self._clock.now_ms()
         added = await self._books.drain(batches)
         self._wrote([entry.event for entries in batches.values() for entry in entries])
+        if self._tracer is not None:
+            entries = (entry for each in batches.values() for entry in each)
+            traced = [(entry.traceparent, entry.event) for entry in entries if entry.traceparent is not None]
+            self._tracer.drained(traced, began_ms=began_ms, ended_ms=self._clock.now_ms())
         self.tally.drained += added
         self.tally.repeated += sum(map(len, batches.values())) - added
         self.tally.lag_ms = max(0, self._clock.now_ms() - oldest_ms)

@@ -25,6 +25,7 @@ from penstock.lanes.refusals import refusal_error
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.lanes.settling import RetryInProcess, Settling
 from penstock.lanes.streaming import AnswerStream
+from penstock.lanes.tracing import nonce_of
 from penstock.lanes.upstreams import Verdict
 from penstock.ports import Clock, Observer, QuotaStore, Spool, UpstreamClient
 from penstock.quota.definitions import Overrun
@@ -176,7 +177,7 @@ class RealtimeLane:
             organisation=request.organisation,
             caller_now_ms=now_ms,
             reservation=reservation,
-            nonce=f"{random_bits:020x}",
+            nonce=nonce_of(request.record.trace, random_bits),
             fingerprint=request.fingerprint,
             key=request.key,
             key_mac=request.key_mac,

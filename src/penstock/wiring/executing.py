@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from penstock import __version__
-from penstock.adapters.observing.fan_out import FanOut
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
@@ -35,6 +34,7 @@ from penstock.wiring.quota import open_quota
 from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
 from penstock.wiring.stores import Role
+from penstock.wiring.tracing import observers, request_tracer
 
 ENVELOPE_FACTOR = 6
 """A message is at most so many times as long as the body in it: JSON may write one byte as six."""
@@ -76,7 +76,8 @@ async def serve_executor(
         vocabulary = Vocabulary(organisations=organisations.names, models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
-        observer = FanOut(organisations, metrics, log)
+        tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-executor", vocabulary))
+        observer = observers(tracer, organisations, metrics, log)
         quota = await parts.enter_async_context(open_quota(configuration, Role.WORKER))
         servers = await parts.enter_async_context(model_servers(configuration, places))
         caller = Caller(servers.client, clock, observer, servers.models.values())
@@ -87,7 +88,7 @@ async def serve_executor(
             return () if quota.failure is None else (quota.failure,)
 
         reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS)
-        executor = Executor(quota, caller, clock, servers.models, observer=observer, reached=reached)
+        executor = Executor(quota, caller, clock, servers.models, observer=observer, tracer=tracer, reached=reached)
         execution = Execution(
             Turns(executor.execute, places=concurrency).execute,
             jobs_max=concurrency * configuration.queue.shards,

@@ -36,6 +36,7 @@ from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
 from penstock.wiring.scaling import servings
 from penstock.wiring.stores import Role
+from penstock.wiring.tracing import ledger_tracer
 
 LEASE_S = 10.0
 
@@ -84,6 +85,7 @@ async def run_keeper(
         books = KeeperStore(writes, leadership, now_ms=clock.now_ms, reached=reached)
         restorer = await parts.enter_async_context(open_restorer(configuration, Role.KEEPER))
         flow = Flow()
+        tracer = await parts.enter_async_context(ledger_tracer(configuration, "penstock-keeper"))
         keeper = Keeper(
             books,
             outbox,
@@ -94,6 +96,7 @@ async def run_keeper(
             kept=Kept(configuration.queue.results_ms, configuration.queue.answers_ms),
             lease_s=lease_s,
             wrote=flow.note,
+            tracer=tracer,
             reached=reached,
         )
         metrics = KeeperMetrics(keeper.tally)

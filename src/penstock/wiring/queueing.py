@@ -18,7 +18,7 @@ from penstock.lanes.executing import Executor
 from penstock.lanes.queueing import Queue
 from penstock.lanes.realtime import RealtimeLane
 from penstock.lanes.settling import RetryInProcess, Settling
-from penstock.ports import Clock, Kept, Observer, QuotaStore, WorkQueue
+from penstock.ports import Clock, Kept, Observer, QuotaStore, Tracer, WorkQueue
 from penstock.quota.events import Event
 from penstock.quota.operations import Lane
 
@@ -57,6 +57,7 @@ async def embedded_queue(
     organisations: Iterable[str],
     clock: Clock,
     observer: Observer,
+    tracer: Tracer | None,
     reached: Callable[[str], None],
 ) -> AsyncIterator[QueueAcceptor]:
     """What accepts jobs into this process's queue, which runs them meanwhile.
@@ -65,7 +66,7 @@ async def embedded_queue(
         StoreUnavailable: What an earlier process left cannot be read.
     """
     settings = configuration.queue
-    executor = Executor(quota, lane.caller, clock, lane.models, observer=observer, is_alone=True)
+    executor = Executor(quota, lane.caller, clock, lane.models, observer=observer, is_alone=True, tracer=tracer)
     queue = Queue(quota, jobs, executor.execute, clock, concurrency=settings.concurrency, reached=reached)
     retries = RetryInProcess(quota)
     settling = Settling(quota, retries)

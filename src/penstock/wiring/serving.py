@@ -21,7 +21,6 @@ from penstock import __version__
 from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
 from penstock.adapters.embedded.committing import CommitObserver
 from penstock.adapters.embedded.crash_points import unnoticed
-from penstock.adapters.observing.fan_out import FanOut
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
@@ -54,6 +53,7 @@ from penstock.wiring.places import Places
 from penstock.wiring.queueing import CommitNotices, embedded_queue
 from penstock.wiring.readiness import readiness
 from penstock.wiring.secrets import read_peppers
+from penstock.wiring.tracing import observers, request_tracer
 
 SWEEP_EVERY_S = 1.0
 SWEEP_COUNT_MAX = 256
@@ -94,7 +94,9 @@ async def serve_embedded(
         )
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
-        observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
+        tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-api", vocabulary))
+        log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
+        observer = observers(tracer, metrics, log)
         jobs = SqlJobs(engine)
         reached = _crash()
         quota = await parts.enter_async_context(
@@ -106,7 +108,7 @@ async def serve_embedded(
         acceptor = await parts.enter_async_context(
             embedded_queue(
                 configuration, jobs, quota, lane,
-                organisations=governing.current, clock=clock, observer=observer, reached=reached,
+                organisations=governing.current, clock=clock, observer=observer, tracer=tracer, reached=reached,
             )
         )  # fmt: skip
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
@@ -127,6 +129,7 @@ async def serve_embedded(
             administration=SqlAdministration(engine, governing, quota, shards=configuration.queue.shards),
             bounds=request_bounds(configuration),
             subjects=subjects,
+            tracer=tracer,
         )
         for task in (governing.watch(quota), _sweep(quota, clock)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))

@@ -14,7 +14,6 @@ from functools import partial
 
 from penstock import __version__
 from penstock.adapters.http import HttpClient
-from penstock.adapters.observing.fan_out import FanOut
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
@@ -48,6 +47,7 @@ from penstock.wiring.quota import open_outbox, open_quota
 from penstock.wiring.readiness import readiness
 from penstock.wiring.secrets import read_peppers
 from penstock.wiring.stores import Role
+from penstock.wiring.tracing import observers, request_tracer
 
 
 async def serve_cluster(
@@ -82,7 +82,9 @@ async def serve_cluster(
         governing = await asyncio.to_thread(Governing, engine, clock, newest_pepper=pepper_name(peppers[0]))
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
-        observer = FanOut(metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
+        tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-api", vocabulary))
+        log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
+        observer = observers(tracer, metrics, log)
         quota = await parts.enter_async_context(open_quota(configuration, Role.API))
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
         points = (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)
@@ -117,6 +119,7 @@ async def serve_cluster(
             administration=SqlAdministration(engine, governing, quota, shards=configuration.queue.shards),
             bounds=request_bounds(configuration),
             subjects=subjects,
+            tracer=tracer,
         )
         for task in (governing.watch(quota), notice(engine, jobs.tell)):
             parts.push_async_callback(cancelled, asyncio.create_task(task))

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from penstock.adapters.observing import catalogue
+from penstock.adapters.observing.gen_ai import PROVIDER, operation_name
 from penstock.adapters.observing.histograms import COMMIT_BOUNDS_S, COMMIT_EVENT_BOUNDS, Histogram
 from penstock.adapters.observing.series import Aftermath, Pace, Series
 from penstock.adapters.observing.vocabulary import UNKNOWN, Vocabulary
@@ -21,13 +22,6 @@ from penstock.ports import RequestRecord
 from penstock.quota.events import Event, EventKind
 from penstock.quota.limits import parse_limit_id
 
-PROVIDER = "penstock"
-_OPERATIONS = {
-    "chat.completions": "chat",
-    "responses": "chat",
-    "completions": "text_completion",
-    "embeddings": "embeddings",
-}
 _Labels = dict[str, str]
 
 
@@ -220,7 +214,7 @@ class Metrics(Collector):
         for pace in [pace for pace in self._paces.values() if pace.reached_model]:
             outcome = pace.labels["outcome"]
             labels = {
-                "gen_ai_operation_name": _OPERATIONS.get(pace.labels["route"], pace.labels["route"]),
+                "gen_ai_operation_name": operation_name(pace.labels["route"]),
                 "gen_ai_provider_name": PROVIDER,
                 "gen_ai_request_model": pace.labels["model"],
                 "error_type": "" if outcome == "ok" else outcome,

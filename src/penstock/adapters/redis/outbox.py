@@ -23,10 +23,14 @@ START = "0-0"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event of a partition's outbox. ``id`` grows within a partition: ``<Unix milliseconds>-<number>``."""
+    """One event of a partition's outbox. ``id`` grows within a partition: ``<Unix milliseconds>-<number>``.
+
+    ``traceparent``: of the request that it is about, if that is recorded.
+    """
 
     id: str
     event: Event
+    traceparent: str | None = None
 
 
 class Outbox:
@@ -110,7 +114,7 @@ class Outbox:
 
 
 def _entry(entry_id: bytes, fields: list[bytes]) -> Entry:
-    return Entry(entry_id.decode(), read_event(fields[1]))
+    return Entry(entry_id.decode(), read_event(fields[1]), fields[3].decode() if len(fields) > 2 else None)
 
 
 def _next_id(entry_id: str) -> str:

@@ -10,7 +10,8 @@ KEYS of organisation ORG, partition P = crc16(ORG) mod 64 (the CRC that Redis Cl
     {qP}:ORG:reservations  hash   one field for each id that is remembered
     {qP}:ORG:deadlines     zset   by score: when an open id is due; when an ended one is forgotten (less 2^53)
     {qP}:ORG:definitions   hash   version, digest, shard; key/<id>, model/<name>, limits/<owner>
-    {qP}:outbox            stream one entry for each event, field `e`: JSON, fields of penstock.quota.events.Event
+    {qP}:outbox            stream one entry for each event, field `e`: JSON, fields of penstock.quota.events.Event;
+                                  field `t` where the nonce is a traceparent: that, for the keeper's spans
 
 ARGV: one JSON object with the fields of the call of the same name in penstock.quota.operations, all of them: what is
 None there is null here. `caller_now_ms` is the caller's clock. Times are Unix milliseconds, amounts are tokens,
@@ -72,6 +73,7 @@ local EXACT_MAX = 4503599627370496 -- 2^52
 local FORGET_OFFSET = 9007199254740992 -- 2^53: takes the scores of ended ids below those of open ones
 local SAMPLES_MIN, SAMPLES_MAX = 20, 1024
 local DAY_MS = 86400000
+local TRACEPARENT = '^00%-%x+%-%x+%-%x%x$'
 local RATE_PERIOD_MAX_MS = 2097152 -- 2^21: with 2^31 tokens a level stays within 2^52
 
 -- Redis hides the standard library from a library that is loading, so these are bound in the first call.
@@ -337,7 +339,7 @@ local function open_call(keys, argument)
     keys = keys, argument = argument, organisation = argument.organisation,
     epoch = state[1] and tonumber(state[1]) or nil, clock = state[2] and tonumber(state[2]) or 0,
     policy = state[3] or 'strict', counters = {}, reservations = {}, changed = {}, forgotten = {},
-    events = {}, learned = {},
+    events = {}, traces = {}, learned = {},
   }
 end
 
@@ -419,7 +421,14 @@ local function commit(call)
   in_steps('ZADD', call.keys[3], deadlines)
   in_steps('HDEL', call.keys[2], forgotten)
   in_steps('ZREM', call.keys[3], forgotten)
-  for index = 1, #call.events do redis.call('XADD', call.keys[5], '*', 'e', call.events[index]) end
+  for index = 1, #call.events do
+    local trace = call.traces[index]
+    if trace then
+      redis.call('XADD', call.keys[5], '*', 'e', call.events[index], 't', trace)
+    else
+      redis.call('XADD', call.keys[5], '*', 'e', call.events[index])
+    end
+  end
 end
 
 -- JSON ---------------------------------------------------------------------------------------------------------
@@ -486,7 +495,8 @@ local function record(call, reservation, kind, usage, charge, amounts, tokens_he
     local window = call.counters[limit].window
     posted[index] = format('{"limit":%s,"window":%d,"amount":%d}', quote_name(limit), window, amount)
   end
-  local price = reservation.price
+  local price, nonce = reservation.price, reservation.nonce
+  if nonce and #nonce == 55 and find(nonce, TRACEPARENT) then call.traces[#call.events + 1] = nonce end
   call.events[#call.events + 1] = concat({
     '{"kind":"', kind, '","reservation":', quote(reservation.id), ',"organisation":', quote_name(call.organisation),
     ',"team":', quote_name(reservation.team), ',"key":', quote_name(reservation.key),
