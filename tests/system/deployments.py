@@ -48,8 +48,9 @@ class Deployment(Protocol):
 class Embedded:
     """One process and SQLite."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.model = SimulatedModel(folder / "model", "--model", "m")
+    def __init__(self, folder: Path, *, traces: str = "", **settings: Any) -> None:
+        options = ("--traces", traces) if traces else ()
+        self.model = SimulatedModel(folder / "model", "--model", "m", *options)
         self.service = Service(
             folder / "service",
             self.model.url,

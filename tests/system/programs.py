@@ -121,6 +121,7 @@ class Service(Announced):
         plan: str = "",
         queue: str = "",
         server: str = "",
+        tracing: str = "",
         organisations: tuple[str, ...] = ("acme",),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -131,6 +132,7 @@ class Service(Announced):
             f"organisations: {{{', '.join(f'{name}: {{plan: p}}' for name in organisations)}}}\n"
             f"queue: {{{queue}}}\n"
             f"server: {{data_directory: data, {server}}}\n"
+            f"tracing: {{{tracing}}}\n"
         )
         super().__init__(folder, folder / "data", environment=environment)
 

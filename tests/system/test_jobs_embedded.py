@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def deployed(folder: Path, **settings: object) -> Iterator[Embedded]:
+def deployed(folder: Path, **settings: Any) -> Iterator[Embedded]:
     deployment = Embedded(folder, **settings)
     try:
         deployment.start()

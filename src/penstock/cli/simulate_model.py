@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +42,10 @@ def simulate_model(
     context: Annotated[int, typer.Option(min=1, help="Tokens of prompt and answer together.")] = 131_072,
     tokens: Annotated[int, typer.Option(min=0, help="Length of an answer, unless the request says.")] = 64,
     log: Annotated[Path | None, typer.Option(help="Append a JSON line for each request at its end.")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send spans of callers' traces to this collector, OTLP over HTTP."),
+    ] = None,
 ) -> None:
     """Run until stopped by Ctrl-C or SIGTERM; a caller that is still being served is cut off after a second."""
     from penstock.adapters.simulated_model import Settings
@@ -55,18 +59,27 @@ def simulate_model(
         context=context,
         tokens=tokens,
     )
-    asyncio.run(_serve(settings, port=port, host=host, log=log))
+    asyncio.run(_serve(settings, port=port, host=host, log=log, traces=traces))
 
 
-async def _serve(settings: Settings, *, port: int, host: str, log: Path | None) -> None:
+async def _serve(settings: Settings, *, port: int, host: str, log: Path | None, traces: str | None) -> None:
     """Signals are obeyed before the address is told: whoever waits for it may stop this at once."""
-    from penstock.adapters.simulated_model import Server
     from penstock.api.server import stop_on_signals
+    from penstock.wiring.tracing import traced_server
 
     stop = asyncio.Event()
     stop_on_signals(stop)
+    async with traced_server(traces, "simulated-model") as around:
+        await _serve_within(settings, stop, port=port, host=host, log=log, around=around)
+
+
+async def _serve_within(
+    settings: Settings, stop: asyncio.Event, *, port: int, host: str, log: Path | None, around: Any
+) -> None:
+    from penstock.adapters.simulated_model import Server
+
     try:
-        server = Server(settings, port=port, host=host, log=log)
+        server = Server(settings, port=port, host=host, log=log, around=around)
     except OSError as error:
         fix = "choose another file" if error.filename else "--port 0 takes a free port"
         typer.echo(f"cannot use {error.filename or f'{host}:{port}'}: {error.strerror}; {fix}", err=True)

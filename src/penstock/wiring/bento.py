@@ -85,7 +85,12 @@ def stream_environment(configuration: Configuration, name: str, environment: Map
     role = {"gateway": Role.GATEWAY, "worker": Role.WORKER}.get(file, Role.COLLECTOR)
     redis = address(configuration, Service.REDIS, role, environment)
     rabbitmq = address(configuration, Service.RABBITMQ, role, environment)
-    common = {**_redis(redis), "PENSTOCK_RABBITMQ_URL": rabbitmq.url, **_authorities(redis, rabbitmq)}
+    common = {
+        **_redis(redis),
+        "PENSTOCK_RABBITMQ_URL": rabbitmq.url,
+        **_authorities(redis, rabbitmq),
+        **_tracing(configuration, file),
+    }
     if role is Role.GATEWAY:
         return common | _gateway(configuration, environment)
     if role is Role.WORKER:
@@ -145,6 +150,19 @@ def _redis(found: Address) -> dict[str, str]:
     if found.scheme.endswith("+sentinel"):
         return {**own, "PENSTOCK_REDIS_KIND": "failover", "PENSTOCK_REDIS_MASTER": found.path}
     return {**own, "PENSTOCK_REDIS_KIND": "cluster"} if found.scheme.endswith("+cluster") else own
+
+
+def _tracing(configuration: Configuration, file: str) -> dict[str, str]:
+    """The variables by which every OpenTelemetry SDK is set up; without them a stream makes no spans."""
+    tracing = configuration.tracing
+    if tracing.endpoint is None:
+        return {}
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": tracing.endpoint,
+        "OTEL_SERVICE_NAME": f"penstock-{file}",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(tracing.ratio),
+    }
 
 
 def _authorities(*services: Address) -> dict[str, str]:

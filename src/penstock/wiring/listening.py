@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from socket import socket
 from typing import Any
@@ -130,6 +130,12 @@ async def beside(work: Coroutine[Any, Any, None], serving: Coroutine[Any, Any, N
         task = both.create_task(work)
         await serving
         task.cancel()
+
+
+def alongside(parts: AsyncExitStack, *work: Coroutine[Any, Any, None]) -> None:
+    """Do all this until the parts are taken down."""
+    for each in work:
+        parts.push_async_callback(cancelled, asyncio.create_task(each))
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:

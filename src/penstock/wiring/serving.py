@@ -48,7 +48,7 @@ from penstock.wiring.governing import Governing, record
 from penstock.wiring.holding import held_now
 from penstock.wiring.identity import open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, repeating, request_bounds
-from penstock.wiring.listening import Started, cancelled, listen, taken
+from penstock.wiring.listening import Started, alongside, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.queueing import CommitNotices, embedded_queue
 from penstock.wiring.readiness import readiness
@@ -95,8 +95,7 @@ async def serve_embedded(
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-api", vocabulary))
-        log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
-        observer = observers(tracer, metrics, log)
+        observer = observers(tracer, metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
         jobs = SqlJobs(engine)
         reached = _crash()
         quota = await parts.enter_async_context(
@@ -131,8 +130,7 @@ async def serve_embedded(
             subjects=subjects,
             tracer=tracer,
         )
-        for task in (governing.watch(quota), _sweep(quota, clock)):
-            parts.push_async_callback(cancelled, asyncio.create_task(task))
+        alongside(parts, governing.watch(quota), _sweep(quota, clock))
         operations = operations_application(
             metrics=metrics.exposition,
             readiness=services.readiness,

@@ -41,7 +41,7 @@ from penstock.wiring.governing import Governing
 from penstock.wiring.holding import held_now
 from penstock.wiring.identity import open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, repeating, request_bounds
-from penstock.wiring.listening import Started, cancelled, listen, taken
+from penstock.wiring.listening import Started, alongside, listen, taken
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_outbox, open_quota
 from penstock.wiring.readiness import readiness
@@ -83,8 +83,7 @@ async def serve_cluster(
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
         metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
         tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-api", vocabulary))
-        log = RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text)
-        observer = observers(tracer, metrics, log)
+        observer = observers(tracer, metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
         quota = await parts.enter_async_context(open_quota(configuration, Role.API))
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
         points = (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)
@@ -121,8 +120,7 @@ async def serve_cluster(
             subjects=subjects,
             tracer=tracer,
         )
-        for task in (governing.watch(quota), notice(engine, jobs.tell)):
-            parts.push_async_callback(cancelled, asyncio.create_task(task))
+        alongside(parts, governing.watch(quota), notice(engine, jobs.tell))
         audit = partial(audit_cluster, governing.current, quota, outbox, engine)
         operations = operations_application(
             metrics=metrics.exposition,

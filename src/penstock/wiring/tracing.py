@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
 from penstock.adapters.observing.fan_out import FanOut
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.adapters.tracing.requests import RequestTracer
 
 SCOPE = "penstock"
+Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -58,6 +59,19 @@ async def ledger_tracer(configuration: Configuration, service: str) -> AsyncIter
         from penstock.adapters.tracing.ledger import LedgerTracer
 
         yield LedgerTracer(provider.get_tracer(SCOPE, __version__))
+
+
+@asynccontextmanager
+async def traced_server(endpoint: str | None, service: str) -> AsyncIterator[Callable[[Application], Application]]:
+    """What to put around a server so that it is part of its callers' traces; itself if there is no ``endpoint``."""
+    async with _provider(endpoint, service, 0.0) as provider:
+        if provider is None:
+            yield lambda application: application
+            return
+        from penstock.adapters.tracing.serving import TracedServer
+
+        tracer = provider.get_tracer(SCOPE, __version__)
+        yield lambda application: TracedServer(application, tracer)
 
 
 def observers(tracer: RequestTracer | None, *others: Observer) -> FanOut:

@@ -271,13 +271,24 @@ def application(settings: Settings, journal: Journal | None = None) -> Model:
 class Server:
     """Runs the simulated model on a socket of its own.
 
+    Args:
+        around: What is served in the model's place, and calls it.
+
     Example::
 
         async with Server(Settings(models=("chat",)), port=0, log=None) as server:
             ...  # server.url
     """
 
-    def __init__(self, settings: Settings, *, port: int = 0, host: str = "127.0.0.1", log: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        log: Path | None = None,
+        around: Callable[[Model], Callable[[Any, Any, Any], Awaitable[None]]] = lambda model: model,
+    ) -> None:
         self.journal = Journal(path=log)
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -285,7 +296,7 @@ class Server:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
-            application(settings, self.journal),
+            around(application(settings, self.journal)),
             http=Protocol,
             lifespan="off",
             log_config=None,
