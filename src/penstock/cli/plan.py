@@ -93,7 +93,7 @@ def plan(
         str | None, typer.Option(metavar="TIME", help="Until a new replica serves. Default: `capacity.cold_start`.")
     ] = None,
     jobs_at_once: Annotated[
-        int | None, typer.Option(min=1, help="Workers x `queue.concurrency`, if the workers are the bound.")
+        int | None, typer.Option(min=1, help="Of all workers. Default: `workers.max` x `queue.concurrency`.")
     ] = None,
     within: Annotated[str | None, typer.Option(metavar="TIME", help="The objective. Default: the model's own.")] = None,
     percentile: Annotated[int, typer.Option(min=1, max=100, help="Of a hundred requests so many keep it.")] = 95,
@@ -119,8 +119,8 @@ def plan(
     as a name, a colon, and what differs: `quick: min=1 max=8 polling=5s cooldown=60s window=60s by=queue+tokens`
     (`by=none` with the same min and max: always so many).
 
-    Without --prefill and --decode, speeds are such that a full replica does its `capacity.tokens_per_second` on this
-    load: measure yours, and give them. The exit code is 1 if no setting keeps the objective.
+    Without --prefill and --decode, speeds are such that a full replica does its `capacity.tokens_per_second`, which are
+    tokens of answers, on this load: measure yours, and give them. The exit code is 1 if no setting keeps the objective.
 
     Examples:
 
@@ -259,9 +259,10 @@ def _facts(world: World, objective: Objective, price: Price, told: str) -> tuple
     load, server = world.load, world.server
     lasts = moment(round(load.lasts_s * 1_000_000))
     speeds = f"prompts {_speed(server.prefill)}, answers {_speed(server.decode)} each"
+    bound = f"; the workers hand over {server.at_once:,} at once" if server.at_once is not None else ""
     return (
         ("load", f"{len(load):,} requests in {lasts}, {load.tokens:,} tokens, from {told}"),
-        ("one replica", f"{server.concurrency} requests at a time; {speeds}"),
+        ("one replica", f"{server.concurrency} requests at a time; {speeds}{bound}"),
         ("cold start", format_duration(world.pool.cold_start_ms)),
         ("objective", f"{objective.percentile} of 100 {'jobs done' if world.is_queued else 'first tokens'} within "
          f"{format_duration(objective.within_us // MILLISECOND_US)}"),

@@ -32,7 +32,7 @@ class Assumptions:
         prefill: Prompt tokens per second and request; None: such that a full replica does its capacity.
         decode: Answer tokens per second and request; None: the same.
         concurrency: Requests that one replica works on at once.
-        jobs_at_once: That workers hand over at once, all together.
+        jobs_at_once: That all workers hand over at once; None: as many as there may be, with `queue.concurrency` each.
     """
 
     prefill: float | None = None
@@ -84,7 +84,7 @@ def world(configuration: Configuration, model: str, load: Load, lane: Lane, assu
         prefill=prefill if assumed.prefill is None else assumed.prefill,
         decode=decode if assumed.decode is None else assumed.decode,
         latency_us=assumed.latency_us,
-        at_once=assumed.jobs_at_once,
+        at_once=_jobs_at_once(configuration, model, assumed) if lane is Lane.QUEUE else None,
     )
     return World(
         load=load,
@@ -93,6 +93,13 @@ def world(configuration: Configuration, model: str, load: Load, lane: Lane, assu
         is_queued=lane is Lane.QUEUE,
         deadline_ms=configuration.queue.deadline_ms,
     )
+
+
+def _jobs_at_once(configuration: Configuration, model: str, assumed: Assumptions) -> int:
+    """What all workers hand over at once: as many as there may be, since they start in seconds."""
+    if assumed.jobs_at_once is not None:
+        return assumed.jobs_at_once
+    return configuration.models[model].workers.max * configuration.queue.concurrency
 
 
 def objective(configuration: Configuration, model: str, lane: Lane, assumed: Assumptions) -> Objective:

@@ -102,6 +102,12 @@ def _missed(outcomes: Sequence[Outcome], best: int, aim: str, objective: Objecti
     if alone_us > objective.within_us:
         alone = f"With a place at once it is {_seconds(alone_us)}, so no number of replicas keeps it:"
         return (first, f"{alone} make the servers faster, or the objective longer.")
+    at_once = world.server.at_once
+    if at_once is not None and at_once < nearest.setting.replicas_max * world.server.concurrency:
+        bound = (
+            f"The workers hand over {at_once} jobs at once, fewer than {nearest.setting.replicas_max} replicas take:"
+        )
+        return (first, f"{bound} raise their `max`, or `queue.concurrency`.")
     if nearest.setting.is_fixed and nearest.setting.replicas_max == max(e.setting.replicas_max for e in outcomes):
         return (first, "Even with all replicas from the start it is missed: allow more of them, or a longer objective.")
     return (first, "What is missing is speed of reaction: keep more replicas warm, or shorten the cold start.")

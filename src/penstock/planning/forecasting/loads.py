@@ -47,6 +47,15 @@ class Load:
         return sum(self.prompt) + sum(self.completion)
 
     @property
+    def work(self) -> int:
+        """In tokens, counted as a model's capacity is: of answers, or of prompts where nothing is answered."""
+        return sum(self.works())
+
+    def works(self) -> Iterator[int]:
+        """The same of each request."""
+        return (answer or prompt for prompt, answer in zip(self.prompt, self.completion, strict=True))
+
+    @property
     def lasts_s(self) -> float:
         """From the first arrival to the last."""
         return (self.at_us[-1] - self.at_us[0]) / SECOND_US

@@ -54,23 +54,27 @@ class Server:
         return wanted if self.at_once is None else min(wanted, self.at_once)
 
 
-DECODE_LEAST: Final = 0.001
+READING_TO_WRITING: Final = 10
+"""A prompt's tokens are read in so much faster than a full replica writes: a prompt is one large batch by itself."""
+READING_PERMILLE_MAX: Final = 500
+"""Of a request's time, whatever its prompt's length."""
 
 
 def speeds_of(load: Load, *, tokens_per_second: int, concurrency: int) -> tuple[float, float]:
     """Prefill and decode of one request, such that a full replica does ``tokens_per_second`` on this load.
 
-    A prompt is read in at the replica's whole speed, since it is one large batch by itself; what is left of the time
-    goes into the answer's tokens, which share each step with those of the other requests.
+    Work is counted as capacity is, in tokens of answers, or of prompts where nothing is answered (embeddings): see
+    ``penstock.planning.flow``.
 
     Example:
         >>> load = Load(at_us=[0], prompt=[1000], completion=[500])
-        >>> speeds_of(load, tokens_per_second=3000, concurrency=1)
-        (3000.0, 3000.0)
-        >>> speeds_of(load, tokens_per_second=3000, concurrency=64)[1]  # (64 x 1500 - 1000) / 3000 s for 500 tokens
-        15.789473684210526
+        >>> speeds_of(load, tokens_per_second=2000, concurrency=64)  # 16 s: 0.05 s for the prompt, then 500 tokens
+        (20000.0, 31.347962382445143)
     """
-    prompt, completion = sum(load.prompt), sum(load.completion)
-    prefill = float(tokens_per_second)
-    left_s = concurrency * (prompt + completion) / tokens_per_second - prompt / prefill
-    return prefill, max(DECODE_LEAST, completion / left_s) if completion else 0.0
+    requests, prompt, completion = len(load), sum(load.prompt), sum(load.completion)
+    whole_s = concurrency * load.work / requests / tokens_per_second
+    if not completion:
+        return prompt / requests / whole_s, 0.0
+    reading_s = prompt / requests / (READING_TO_WRITING * tokens_per_second)
+    reading_s = min(reading_s, whole_s * READING_PERMILLE_MAX / 1_000)
+    return prompt / requests / reading_s, completion / requests / (whole_s - reading_s)

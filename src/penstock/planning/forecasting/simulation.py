@@ -12,7 +12,8 @@ a microsecond for a request.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappush, heapreplace
@@ -20,17 +21,19 @@ from itertools import accumulate
 from typing import Final
 
 from penstock.planning import scaling
+from penstock.planning.figures import FAR_MS
+from penstock.planning.flow import BUCKET_MS, Flow, Passed
 from penstock.planning.forecasting.autoscaler import SYNC_US, Autoscaler, Setting, Trigger
 from penstock.planning.forecasting.loads import MILLISECOND_US, SECOND_US, Load
 from penstock.planning.forecasting.servers import Server
 
 SYNC_PHASE_US: Final = 5 * SECOND_US
 """Neither looks when the other does."""
-DUES_MAX: Final = 8
+DUES_MAX: Final = 20
 """Parts that a backlog is cut into for its dues; each counts as due when its first job is."""
-RATE_SLICE_US: Final = 10 * SECOND_US
-RATE_SLICES: Final = 6
-"""Arrivals are measured over the last minute, in slices whose deviation is taken."""
+KEEPER_LOOKS_US: Final = 3 * SECOND_US
+"""The keeper computes its figure anew."""
+NAME: Final = "model"
 LOOKS_PER_TELL: Final = 200
 EXPIRY_MS: Final = 3_600_000
 
@@ -55,15 +58,14 @@ class World:
     """Of each request, from its start until its first token."""
     whole_us: Sequence[int] = field(init=False, repr=False)
     """Until its end."""
-    tokens_before: Sequence[int] = field(init=False, repr=False)
-    """Of all requests before each one, and of all at last."""
+    work_before: Sequence[int] = field(init=False, repr=False)
+    """In tokens, of all requests before each one, and of all at last."""
 
     def __post_init__(self) -> None:
         first_us, whole_us = self.server.times_us(self.load)
-        tokens = map(int.__add__, self.load.prompt, self.load.completion)
         object.__setattr__(self, "first_us", first_us)
         object.__setattr__(self, "whole_us", whole_us)
-        object.__setattr__(self, "tokens_before", list(accumulate(tokens, initial=0)))
+        object.__setattr__(self, "work_before", list(accumulate(self.load.works(), initial=0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ class _Simulation:
     replicas: int = 0
     figure: int = 0
     """The keeper's last answer."""
+    flow: Flow = field(default_factory=Flow)
+    ends: Counter[int] = field(default_factory=Counter)
+    """Work that ends in each stretch of the keeper's, and that it has not been told of."""
+    noted: int = 0
+    """Requests whose end is in there."""
     paid_us: int = 0
     paid_until_us: int = 0
     ended_us: int = 0
@@ -197,9 +204,7 @@ class _Simulation:
             return
         is_active = bool(waiting + running) and self.world.is_queued
         if Trigger.TOKENS in self.setting.triggers:
-            self.figure = scaling.decide(
-                self.pool, self._figures(now_us, waiting, running), replicas=self.figure
-            ).replicas
+            self._figure(now_us, waiting, running)
             is_active = is_active or self.figure > 0
         self.autoscaler.poll(now_us, is_active=is_active)
 
@@ -214,16 +219,24 @@ class _Simulation:
             values.append((self.figure, 1))
         self.autoscaler.sync(now_us, values)
 
-    def _figures(self, now_us: int, waiting: int, running: int) -> scaling.Load:
-        """What the keeper sees: of jobs their tokens and dues, of realtime requests how many tokens arrive."""
-        if not self.world.is_queued:
-            return self._arriving(now_us)
-        at_us, sums, world = self.world.load.at_us, self.world.tokens_before, self.world
-        last = len(self.started_us) + waiting
-        first = max(0, len(self.started_us) - running)  # those that began last are, about, those that run
-        step = max(1, -(-(last - first) // DUES_MAX))
-        dues = []
-        for index in range(first, last, step):
+    def _figure(self, now_us: int, waiting: int, running: int) -> None:
+        """What the keeper says, who has looked several times since KEDA asked last; each time one goes, if one can."""
+        load = self._backlog(now_us, waiting, running) if self.world.is_queued else self._arriving(now_us)
+        for _ in range(max(1, self.setting.polling_us // KEEPER_LOOKS_US)):
+            before, self.figure = self.figure, scaling.decide(self.pool, load, replicas=self.figure).replicas
+            if self.figure >= before:
+                return
+
+    def _backlog(self, now_us: int, waiting: int, running: int) -> scaling.Load:
+        """Jobs with their dues, and the tokens that they will use: the keeper has learned how much of a hold that is."""
+        at_us, sums, world = self.world.load.at_us, self.world.work_before, self.world
+        begun = len(self.started_us)
+        first = max(0, begun - running)  # those that began last are, about, those that run
+        dues = [
+            scaling.Due(tokens=sums[begun] - sums[first], objective_in_ms=world.pool.drain_ms, deadline_in_ms=FAR_MS)
+        ]
+        last, step = begun + waiting, max(1, -(-waiting // DUES_MAX))
+        for index in range(begun, last, step):
             age_ms = (now_us - at_us[index]) // MILLISECOND_US
             dues.append(
                 scaling.Due(
@@ -235,13 +248,16 @@ class _Simulation:
         return scaling.Load(backlog=tuple(dues))
 
     def _arriving(self, now_us: int) -> scaling.Load:
-        at_us, sums = self.world.load.at_us, self.world.tokens_before
-        edges = [sums[bisect_left(at_us, now_us - RATE_SLICE_US * back)] for back in range(RATE_SLICES, -1, -1)]
-        seconds = RATE_SLICE_US // SECOND_US
-        rates = [(edges[index + 1] - edges[index]) // seconds for index in range(RATE_SLICES)]
-        mean = sum(rates) // RATE_SLICES
-        variance = sum((rate - mean) ** 2 for rate in rates) // RATE_SLICES
-        return scaling.Load(arrivals_per_second=mean, arrivals_deviation=int(variance**0.5))
+        """Work of requests that have ended, by the keeper's own measure."""
+        sums, whole_us, started_us = self.world.work_before, self.world.whole_us, self.started_us
+        for index in range(self.noted, len(started_us)):
+            end_ms = (started_us[index] + whole_us[index]) // MILLISECOND_US
+            self.ends[end_ms // BUCKET_MS] += sums[index + 1] - sums[index]
+        self.noted, now_ms = len(started_us), now_us // MILLISECOND_US
+        for bucket in [bucket for bucket in self.ends if bucket < now_ms // BUCKET_MS]:
+            self.flow.add(NAME, at_ms=bucket * BUCKET_MS, passed=Passed(realtime_work=self.ends.pop(bucket)))
+        mean, deviation = self.flow.arrivals(NAME, now_ms=now_ms)
+        return scaling.Load(arrivals_per_second=mean, arrivals_deviation=deviation)
 
     def _follow(self, now_us: int) -> None:
         """Make replicas what the autoscaler asks for."""
