@@ -479,6 +479,7 @@ class RequestRecord:
     tokens_held: int = 0
     cost_nanos: int = 0
     received_at_s: float = 0.0  # monotonic
+    waited_ms: float = 0.0  # in a queue, before all else
     reserved_ms: float = 0.0
     first_token_ms: float = 0.0
     total_ms: float = 0.0

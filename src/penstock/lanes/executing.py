@@ -162,6 +162,7 @@ class Executor:
         record = RequestRecord(
             request_id=job.request_id, route=job.route, lane="queue", organisation=job.organisation,
             key=job.reserve.key, model=job.model, reservation=job.job, received_at_s=self._clock.monotonic_s(),
+            waited_ms=max(0, started_at_ms - job.accepted_at_ms),
         )  # fmt: skip
         if self._tracer is not None:
             record.trace = self._tracer.begin(record, traceparent or traceparent_of(job.reserve.nonce))

@@ -29,6 +29,7 @@ from penstock.ports import RequestRecord
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.lanes import model_servers
+from penstock.wiring.measuring import show_surroundings
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_quota
 from penstock.wiring.readiness import STOPPING
@@ -79,6 +80,7 @@ async def serve_executor(
         tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-executor", vocabulary))
         observer = observers(tracer, organisations, metrics, log)
         quota = await parts.enter_async_context(open_quota(configuration, Role.WORKER))
+        show_surroundings(metrics.process, configuration, quota=quota)
         servers = await parts.enter_async_context(model_servers(configuration, places))
         caller = Caller(servers.client, clock, observer, servers.models.values())
 

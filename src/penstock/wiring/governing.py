@@ -87,11 +87,17 @@ class Governing:
         first = read_governed(engine)
         self._version = first.version
         self.current: dict[str, Definitions] = dict(first.organisations)
+        self._newest_at_s = clock.monotonic_s()
 
     @property
     def version(self) -> int:
         """Of ``current``; at least 1, and higher after each change."""
         return self._version
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since ``current`` was known to be the newest."""
+        return self._clock.monotonic_s() - self._newest_at_s
 
     async def look(self) -> None:
         """Read everything if anything changed since.
@@ -105,6 +111,7 @@ class Governing:
     async def _look(self) -> None:
         if await asyncio.to_thread(self._keys.version) + 1 != self._version:
             self._take(await asyncio.to_thread(read_governed, self._engine))
+        self._newest_at_s = self._clock.monotonic_s()
 
     def _take(self, governed: Governed) -> None:
         """In place, since others hold on to ``current``; what did not change stays the same object."""
@@ -131,7 +138,10 @@ class Governing:
 
         def look() -> int:
             put_in_force(self._engine, now_ms=self._clock.now_ms(), actor="penstock serve")
-            return self._keys.version()
+            version = self._keys.version()
+            if version + 1 == self._version:
+                self._newest_at_s = self._clock.monotonic_s()
+            return version
 
         async def changed(_version: int) -> None:
             await self.refresh(quota)

@@ -31,6 +31,7 @@ from penstock.wiring.database import cluster_engine
 from penstock.wiring.figuring import Figuring
 from penstock.wiring.governing import Governing
 from penstock.wiring.listening import beside
+from penstock.wiring.measuring import show_surroundings
 from penstock.wiring.quota import open_outbox, open_quota, open_restorer
 from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
@@ -100,6 +101,7 @@ async def run_keeper(
             reached=reached,
         )
         metrics = KeeperMetrics(keeper.tally)
+        show_surroundings(metrics.figures, configuration, governing=governing)
         figures = FigureStore(engine, lambda: books.fence)
         figuring = Figuring(servings(configuration), flow, figures, outbox, keeper.tally, clock, metrics.figures)
 

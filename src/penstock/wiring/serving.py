@@ -17,12 +17,10 @@ from dataclasses import replace
 
 from sqlalchemy import Engine
 
-from penstock import __version__
 from penstock.adapters.embedded import CRASH_POINTS, EmbeddedStore, open_store
 from penstock.adapters.embedded.committing import CommitObserver
 from penstock.adapters.embedded.crash_points import unnoticed
 from penstock.adapters.observing.lines import LineWriter
-from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.sql.database import migrate, open_engine
@@ -49,6 +47,7 @@ from penstock.wiring.holding import held_now
 from penstock.wiring.identity import open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, repeating, request_bounds
 from penstock.wiring.listening import Started, alongside, listen, taken
+from penstock.wiring.measuring import measured
 from penstock.wiring.places import Places
 from penstock.wiring.queueing import CommitNotices, embedded_queue
 from penstock.wiring.readiness import readiness
@@ -93,7 +92,7 @@ async def serve_embedded(
             Governing, engine, clock, is_alone=True, newest_pepper=pepper_name(peppers[0])
         )
         vocabulary = Vocabulary(organisations=governing.current.keys(), models=configuration.models.keys())
-        metrics = Metrics(vocabulary, version=__version__, dropped_lines=lambda: writer.dropped)
+        metrics = measured(configuration, vocabulary, writer, governing)
         tracer = await parts.enter_async_context(request_tracer(configuration, "penstock-api", vocabulary))
         observer = observers(tracer, metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
         jobs = SqlJobs(engine)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from penstock import __version__
 from penstock.adapters.http import HttpClient
+from penstock.adapters.observing.catalogue import SPOOL_ENTRIES
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.postgresql.crash_points import unnoticed
 from penstock.adapters.postgresql.noticing import notice
+from penstock.adapters.redis.store import RedisStore
 from penstock.adapters.spooling import CRASH_POINTS, FileSpool
 from penstock.adapters.sql.job_store import SqlJobs
 from penstock.adapters.sql.ledger import SqlLedger
@@ -42,6 +44,7 @@ from penstock.wiring.holding import held_now
 from penstock.wiring.identity import open_subjects
 from penstock.wiring.lanes import model_cards, realtime_lane, repeating, request_bounds
 from penstock.wiring.listening import Started, alongside, listen, taken
+from penstock.wiring.measuring import show_surroundings
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_outbox, open_quota
 from penstock.wiring.readiness import readiness
@@ -88,15 +91,15 @@ async def serve_cluster(
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
         points = (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)
         reached = crash_from(os.environ.get(VARIABLE), points) or unnoticed
-        spool = FileSpool(places.spool, quota, reached=reached)
-        await spool.start()
-        parts.push_async_callback(spool.close)
+        spool = await parts.enter_async_context(_spool(places, quota, reached))
         lane = await parts.enter_async_context(
             realtime_lane(
                 configuration, places, quota,
                 overrun=governing.overrun, clock=clock, observer=observer, spool=spool,
             )
         )  # fmt: skip
+        metrics.process.read(SPOOL_ENTRIES, lambda: {(): spool.waiting})
+        show_surroundings(metrics.process, configuration, governing=governing, quota=quota)
         jobs = SqlJobs(engine)
         client = HttpClient(ca_files={})
         parts.push_async_callback(client.close)
@@ -132,3 +135,13 @@ async def serve_cluster(
             configuration, places, addresses, application(services), operations,
             stop=stop, stop_delay_s=stop_delay_s, started=started, first_key=None,
         )  # fmt: skip
+
+
+@asynccontextmanager
+async def _spool(places: Places, quota: RedisStore, reached: Callable[[str], None]) -> AsyncIterator[FileSpool]:
+    spool = FileSpool(places.spool, quota, reached=reached)
+    await spool.start()
+    try:
+        yield spool
+    finally:
+        await spool.close()

@@ -192,6 +192,29 @@ def test_unauthenticated_requests_are_charged_to_no_organisation() -> None:
     assert "acme" not in labels_seen(metrics)
 
 
+def test_requests_without_a_right_are_counted_by_what_was_wrong() -> None:
+    metrics = make_metrics()
+    refused = replace(OK, status=401, outcome="unauthenticated", attempts=0)
+    count(metrics, refused, refused, replace(refused, key=""), replace(OK, status=403, outcome="forbidden"), OK)
+    for reason, failures in (("refused", 2), ("unreadable", 1), ("forbidden", 1)):
+        assert value_of(metrics, "penstock_authentication_failures_total", reason=reason) == failures
+
+
+def test_an_answer_in_pieces_has_a_mean_gap_and_one_in_a_piece_has_none() -> None:
+    metrics = make_metrics()
+    count(metrics, replace(OK, chunks=11, first_token_ms=100.0, total_ms=300.0), replace(OK, chunks=1))
+    labels = {"model": "chat-small", "lane": "realtime"}
+    assert value_of(metrics, "penstock_inter_token_duration_seconds_count", **labels) == 1
+    assert value_of(metrics, "penstock_inter_token_duration_seconds_sum", **labels) == pytest.approx(0.02)
+
+
+def test_a_jobs_wait_is_measured_and_a_realtime_request_has_none() -> None:
+    metrics = make_metrics()
+    count(metrics, replace(OK, lane="queue", waited_ms=1_500.0), OK)
+    assert value_of(metrics, "penstock_queue_wait_seconds_count", model="chat-small") == 1
+    assert value_of(metrics, "penstock_queue_wait_seconds_sum", model="chat-small") == 1.5
+
+
 def test_keys_and_request_ids_are_no_labels() -> None:
     metrics = make_metrics()
     count(metrics, replace(OK, key="key-canary", request_id="id-canary", reservation="reservation-canary"))
@@ -249,7 +272,7 @@ def test_every_metric_of_the_catalogue_is_exposed_and_no_other() -> None:
     metrics = make_metrics()
     exposed = {line.split()[2] for line in metrics.exposition().decode().splitlines() if line.startswith("# TYPE ")}
     ours = {name for name in exposed if name.startswith(("penstock_", "gen_ai_"))}
-    assert ours == {metric.name for metric in METRICS}
+    assert ours == {metric.name for metric in (*PROCESS_METRICS, *METRICS)}
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes"} <= exposed
 
 
@@ -261,7 +284,7 @@ def test_a_keeper_exposes_its_catalogue_and_no_other() -> None:
 
 
 def test_counters_end_in_total_and_other_metrics_in_their_unit() -> None:
-    units = ("seconds", "tokens", "requests", "events", "usage", "healthy", "info")
+    units = ("seconds", "tokens", "requests", "events", "usage", "healthy", "info", "entries")
     for metric in METRICS:
         suffix = metric.name.rsplit("_", 1)[1]
         assert (suffix == "total") if metric.kind == "counter" else (suffix in units), metric.name

@@ -38,6 +38,13 @@ REFUSALS = Metric(
     (*_TENANT, "metric", "kind"),
     "Requests that a limit refused, by the limit's metric (tokens, requests, cost, concurrency) and kind.",
 )
+AUTHENTICATION_FAILURES = Metric(
+    "penstock_authentication_failures_total",
+    "counter",
+    ("reason",),
+    "Requests without a right: unreadable (no key, or nothing that could be one), refused (a key or token that is "
+    "unknown, wrong, revoked or expired), forbidden (outside the key's scope).",
+)
 USED_TOKENS = Metric(
     "penstock_used_tokens_total",
     "counter",
@@ -95,6 +102,18 @@ FIRST_TOKEN = Metric(
     _PACE,
     "From the request's arrival to the first byte of the answer's content.",
 )
+INTER_TOKEN = Metric(
+    "penstock_inter_token_duration_seconds",
+    "histogram",
+    ("model", "lane"),
+    "Mean gap between the pieces of one answer that came in several.",
+)
+QUEUE_WAIT = Metric(
+    "penstock_queue_wait_seconds",
+    "histogram",
+    ("model",),
+    "From a job's acceptance to each start of its execution.",
+)
 RESERVE_DURATION = Metric(
     "penstock_reserve_duration_seconds",
     "histogram",
@@ -115,6 +134,12 @@ COMMIT_DURATION = Metric(
 )
 COMMIT_FAILURES = Metric(
     "penstock_group_commit_failures_total", "counter", (), "Group commits that failed; admission stops meanwhile."
+)
+SPOOL_ENTRIES = Metric(
+    "penstock_spool_entries",
+    "gauge",
+    (),
+    "Ends of reservations on this process's disk that Redis has not acknowledged.",
 )
 DROPPED_LINES = Metric(
     "penstock_log_lines_dropped_total",

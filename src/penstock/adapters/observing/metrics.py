@@ -14,6 +14,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from penstock.adapters.observing import catalogue
+from penstock.adapters.observing.catalogue_process import PROCESS_METRICS
+from penstock.adapters.observing.gauges import Gauges
 from penstock.adapters.observing.gen_ai import PROVIDER, operation_name
 from penstock.adapters.observing.histograms import COMMIT_BOUNDS_S, COMMIT_EVENT_BOUNDS, Histogram
 from penstock.adapters.observing.series import Aftermath, Pace, Series
@@ -32,6 +34,8 @@ class Metrics(Collector):
         vocabulary: Bounds the labels.
         version: Of Penstock, for ``penstock_build_info``.
         dropped_lines: Reads how many log lines were dropped so far.
+
+    ``process`` is for what others know of this process: stores, certificates, definitions, its spool.
 
     Example:
         >>> names = Vocabulary(organisations={"acme"}, models={"chat-small"})
@@ -55,6 +59,7 @@ class Metrics(Collector):
         self._dropped_lines = dropped_lines
         self._series: dict[tuple[str, str, str, str, str, int, bool], Series] = {}
         self._paces: dict[tuple[str, str, str, str, bool], Pace] = {}
+        self._unauthenticated: dict[str, int] = {}
         self._refusals: dict[tuple[str, str, str, str, str], int] = {}
         self._aftermath: dict[tuple[str, str, str], Aftermath] = {}
         self._upstreams: dict[tuple[str, str], bool] = {}
@@ -65,6 +70,8 @@ class Metrics(Collector):
         self._commit_failures = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        self.process = Gauges((*PROCESS_METRICS, catalogue.SPOOL_ENTRIES))
+        self._registry.register(self.process)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -93,6 +100,9 @@ class Metrics(Collector):
         series.add(record)
         if record.outcome == "denied":
             self._refused(record, series.labels)
+        elif record.status == 401 or record.status == 403:
+            reason = "forbidden" if record.status == 403 else "refused" if record.key else "unreadable"
+            self._unauthenticated[reason] = self._unauthenticated.get(reason, 0) + 1
 
     def upstream_changed(self, model: str, upstream: str, healthy: bool) -> None:
         """An upstream was ejected or came back; call it once for each at the start too."""
@@ -182,6 +192,8 @@ class Metrics(Collector):
             catalogue.REFUSALS,
             [(dict(zip(refusal_labels, key, strict=True)), count) for key, count in self._refusals.items()],
         )
+        failures = self._unauthenticated.items()
+        yield _counter(catalogue.AUTHENTICATION_FAILURES, [({"reason": reason}, count) for reason, count in failures])
         used: list[tuple[_Labels, float]] = []
         for row in rows:
             used.append(({**row.labels, "token_type": "prompt"}, row.prompt_tokens))
@@ -205,6 +217,10 @@ class Metrics(Collector):
         paces = list(self._paces.values())
         yield _histogram(catalogue.REQUEST_DURATION, [(pace.labels, pace.duration) for pace in paces])
         yield _histogram(catalogue.FIRST_TOKEN, [(pace.labels, pace.first_token) for pace in paces])
+        yield _histogram(catalogue.INTER_TOKEN, [(pace.labels, pace.inter_token) for pace in paces])
+        yield _histogram(
+            catalogue.QUEUE_WAIT, [(pace.labels, pace.queue_wait) for pace in paces if pace.labels["lane"] == "queue"]
+        )
         yield _histogram(catalogue.RESERVE_DURATION, [(pace.labels, pace.reserve) for pace in paces])
 
     def _gen_ai(self) -> Iterator[Family]:

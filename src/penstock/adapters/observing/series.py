@@ -8,6 +8,8 @@ from __future__ import annotations
 from penstock.adapters.observing.histograms import (
     DURATION_BOUNDS_S,
     FIRST_TOKEN_BOUNDS_S,
+    INTER_TOKEN_BOUNDS_S,
+    QUEUE_WAIT_BOUNDS_S,
     RESERVE_BOUNDS_S,
     TOKEN_BOUNDS,
     Histogram,
@@ -18,13 +20,25 @@ from penstock.ports import RequestRecord
 class Pace:
     """Durations and sizes, summed over organisations: histograms for each would be too many series."""
 
-    __slots__ = ("duration", "first_token", "input_tokens", "labels", "output_tokens", "reached_model", "reserve")
+    __slots__ = (
+        "duration",
+        "first_token",
+        "input_tokens",
+        "inter_token",
+        "labels",
+        "output_tokens",
+        "queue_wait",
+        "reached_model",
+        "reserve",
+    )
 
     def __init__(self, labels: dict[str, str], *, reached_model: bool) -> None:
         self.labels = labels
         self.reached_model = reached_model
         self.duration = Histogram(DURATION_BOUNDS_S)
         self.first_token = Histogram(FIRST_TOKEN_BOUNDS_S)
+        self.inter_token = Histogram(INTER_TOKEN_BOUNDS_S)
+        self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS_S)
         self.reserve = Histogram(RESERVE_BOUNDS_S)
         self.input_tokens = Histogram(TOKEN_BOUNDS)
         self.output_tokens = Histogram(TOKEN_BOUNDS)
@@ -67,6 +81,8 @@ class Series:
         pace.duration.observe(record.total_ms / 1000)
         if record.reserved_ms:
             pace.reserve.observe(record.reserved_ms / 1000)
+        if record.waited_ms:
+            pace.queue_wait.observe(record.waited_ms / 1000)
         if not record.tokens_held and not record.attempts:
             return
         self.attempts += record.attempts
@@ -87,6 +103,8 @@ class Series:
         pace.output_tokens.observe(completion)
         if record.first_token_ms:
             pace.first_token.observe(record.first_token_ms / 1000)
+            if record.chunks > 1:
+                pace.inter_token.observe((record.total_ms - record.first_token_ms) / (record.chunks - 1) / 1000)
 
 
 class Aftermath:
