@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from datetime import UTC, datetime
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from penstock.adapters.exporting.formats import TEXTS
+from penstock.adapters.exporting.formats import OPTIONAL, TEXTS
 from penstock.adapters.sql.billing import EXPORTED
 from penstock.lanes.billing import Month, Status
 from penstock.quota.definitions import Price
@@ -95,7 +96,7 @@ def read(form: str, content: bytes) -> list[dict[str, Any]]:
         assert len({(event["source"], event["id"]) for event in events}) == len(events)
         return [event["data"] for event in events]
     rows = list(csv.DictReader(StringIO(content.decode())))
-    return [{name: value or None if name == "team" else value if name in TEXTS else int(value)
+    return [{name: value or None if name in OPTIONAL else value if name in TEXTS else int(value)
              for name, value in row.items()} for row in rows]  # fmt: skip
 
 
@@ -148,3 +149,77 @@ def test_an_export_that_was_interrupted_goes_on_and_keeps_what_is_whole(run: Run
 )
 def test_a_range_or_a_form_that_is_none_is_refused(run: Run, filled: None, arguments: tuple[str, ...]) -> None:
     assert run("ledger", "export", *arguments).code == 1
+
+
+CORRECT = ("ledger", "correct", "acme", "--reference", "T-1", "--reason", "answered twice")
+
+
+def charged_id(run: Run) -> str:
+    rows = csv.DictReader(StringIO(run("ledger", "export", "acme", *NOVEMBER).out))
+    return next(row["reservation"] for row in rows if row["prompt_picos"] == "150000")
+
+
+def this_month() -> str:
+    return datetime.now(UTC).strftime("%Y-%m")
+
+
+def test_a_correction_is_a_line_of_the_invoice_of_the_month_in_which_it_is_written(run: Run, filled: None) -> None:
+    month = this_month()
+    wrong = charged_id(run)
+    outcome = run(*CORRECT, "--reservation", wrong, "--completion=-20")
+    assert (outcome.code, outcome.out) == (0, f"T-1: written; {wrong}: -20 tokens, -$0.000012\n"), outcome.err
+    assert "nothing is written" in run(*CORRECT, "--reservation", wrong, "--completion=-20").out
+    found = json.loads(run("invoice", "acme", month, "--json").out)
+    (line,) = found["corrections"]
+    assert (line["corrects"], line["key"], line["reason"], line["cost_nanos"]) == (
+        wrong,
+        "k1",
+        "answered twice",
+        -12_000,
+    )
+    assert found["total_nanos"] == -12_000
+    assert json.loads(run("invoice", "acme", "2025-11", "--json").out)["total_nanos"] == 5_003_501_500
+    assert "chat-small (correction T-1)" in run("invoice", "acme", month).out
+    (row,) = csv.DictReader(StringIO(run("invoice", "acme", month, "--csv").out))
+    assert (row["correction"], row["cost_nanos"], row["corrects"]) == ("T-1", "-12000", wrong)
+    assert run("usage", "acme", "--json", "--from", "2025-11-01").code == 0
+    assert json.loads(run("audit", "--json").out)["organisations"][0]["differences"] == []
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "cloudevents"])
+def test_a_correction_is_exported_with_the_ledger(run: Run, filled: None, tmp_path: Path, form: str) -> None:
+    month = this_month()
+    line = ("--month", "2025-11", "--model", "chat-small", "--team", "search")
+    assert run(*CORRECT, *line, "--usd=-1.25").code == 0
+    run("ledger", "export", "acme", "--month", month, "--format", form, "--into", str(tmp_path / "out"))
+    rows = [row for file in sorted((tmp_path / "out").iterdir()) for row in read(form, file.read_bytes())]
+    (row,) = rows
+    assert (row["reservation"], row["kind"], row["cost_nanos"]) == ("correction-T-1", "correction", -1_250_000_000)
+    assert (row["corrects"], row["team"], row["reason"]) == ("2025-11 chat-small search", "search", "answered twice")
+    assert row["author"].startswith("cli:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--reservation", "018bcfe56800000000000000000000ff", "--usd=-1"), "was never charged for"),
+        ((), "say what is wrong"),
+        (("--month", "2025-11", "--model", "chat-small", "--team", "search"), "so say by how much"),
+        (("--month", "2025-10", "--model", "chat-small", "--usd=-1"), "no such line on the invoice of 2025-10"),
+        (("--month", "2025-11", "--model", "chat-small", "--usd", "0"), "nothing is put right"),
+        (("--month", "2025-11", "--model", "chat-small", "--usd=-0.0000000001"), "more than 9 decimals"),
+        (("--month", "2025-11", "--model", "chat-small", "--usd=-9999999"), "at most 4,503,599,627,370,496"),
+    ],
+)
+def test_a_correction_of_nothing_that_is_there_is_refused(
+    run: Run, filled: None, arguments: tuple[str, ...], told: str
+) -> None:
+    outcome = run(*CORRECT, *arguments)
+    assert outcome.code == 1
+    assert told in outcome.err
+    assert "written" not in outcome.out
+
+
+@pytest.mark.parametrize(("option", "value"), [("--reference", "a b"), ("--reference", "x" * 65), ("--reason", "a\nb")])
+def test_a_reference_or_a_reason_that_is_none_is_refused(run: Run, filled: None, option: str, value: str) -> None:
+    assert f"{option}: wanted" in run(*CORRECT, option, value, "--usd=-1").err

@@ -33,7 +33,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_t
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
-    "setup", "simulate-model", "up", "invoice", "ledger export", "await", "local-model",
+    "setup", "simulate-model", "up", "invoice", "ledger export", "ledger correct", "await", "local-model",
     "erase", "rebuild", "plan", "doctor",
 )  # fmt: skip
 

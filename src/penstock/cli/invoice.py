@@ -20,12 +20,12 @@ from penstock.config.walking import nearest
 from penstock.console.invoice import invoice_table
 from penstock.console.screen import screen
 from penstock.errors import InvalidRequest
-from penstock.lanes.billing import Invoice, InvoiceLine, Month
+from penstock.lanes.billing import Correction, Invoice, InvoiceLine, Month
 from penstock.wiring.database import existing_database
 
 _FIELDS = (
     "model", "payer", "adjustment", "prompt_picos", "cached_picos", "completion_picos", "request_picos", "requests",
-    "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos",
+    "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos", "correction", "corrects", "reason",
 )  # fmt: skip
 
 
@@ -66,11 +66,22 @@ def invoice(
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator=os.linesep)
         writer.writerow([by if name == "payer" else name for name in _FIELDS])
-        writer.writerows(list(_fields(line).values()) for line in found.lines)
+        writer.writerows(_line(line) for line in found.lines)
+        writer.writerows(_correction(each, by) for each in found.corrections)
     elif as_json:
         sys.stdout.write(msgspec.json.encode(_object(found)).decode() + "\n")
     else:
         screen().print(invoice_table(found))
+
+
+def _line(line: InvoiceLine) -> list[str | int]:
+    return [*_fields(line).values(), "", "", ""]
+
+
+def _correction(each: Correction, by: str) -> list[str | int]:
+    payer = each.team if by == "team" else each.key
+    counts = (0, each.prompt_tokens, each.cached_tokens, each.completion_tokens, each.cost_nanos)
+    return [each.model, payer or "", 0, 0, 0, 0, 0, *counts, each.reference, each.corrects, each.reason]
 
 
 def _fields(line: InvoiceLine) -> dict[str, str | int]:
@@ -80,7 +91,7 @@ def _fields(line: InvoiceLine) -> dict[str, str | int]:
         price.prompt_picos, price.cached_picos, price.completion_picos, price.request_picos,
         line.requests, line.prompt_tokens, line.cached_tokens, line.completion_tokens, line.cost_nanos,
     )  # fmt: skip
-    return dict(zip(_FIELDS, values, strict=True))
+    return dict(zip(_FIELDS, values, strict=False))
 
 
 def _object(found: Invoice) -> dict[str, object]:
@@ -93,6 +104,7 @@ def _object(found: Invoice) -> dict[str, object]:
         "by": found.payers,
         "ledger_rows": found.rows,
         "lines": [{**_fields(line), "payer": line.payer, "adjustment": line.is_adjustment} for line in found.lines],
+        "corrections": found.corrections,
         "total_nanos": found.total_nanos,
         "total_usd": str(found.total_usd),
         "rounding": "the total alone, to cents, half a cent upwards",

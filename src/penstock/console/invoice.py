@@ -29,6 +29,11 @@ def invoice_table(invoice: Invoice) -> Group:
         counts = (line.requests, line.prompt_tokens, line.cached_tokens, line.completion_tokens)
         model = f"{line.model} (adjustment)" if line.is_adjustment else line.model
         table.add_row(model, line.payer or "-", shown_price(line.price), *map(whole, counts), dollars(line.cost_nanos))
+    for each in invoice.corrections:
+        model = f"{each.model} (correction {each.reference})"
+        payer = each.team if invoice.payers == "team" else each.key
+        counts = (0, each.prompt_tokens, each.cached_tokens, each.completion_tokens)
+        table.add_row(model, payer or "-", each.reason, *map(whole, counts), dollars(each.cost_nanos))
     table.add_row("total", "", "", *("" for _ in range(4)), dollars(invoice.total_nanos), style="bold")
     notes = [
         f"To pay: ${invoice.total_usd:,} (the exact total, rounded once to cents, half a cent upwards).",
@@ -36,6 +41,7 @@ def invoice_table(invoice: Invoice) -> Group:
     ]
     if any(line.is_adjustment for line in invoice.lines):
         notes.append("Adjustments: what requests of an earlier month really used, beyond what that month was charged.")
+    notes += [f"Correction {each.reference}: of {each.corrects}, by {each.author}." for each in invoice.corrections]
     return Group(table, Text(), *map(Text, notes))
 
 

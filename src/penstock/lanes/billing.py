@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
@@ -89,6 +89,51 @@ class InvoiceLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What was billed wrongly, put right in the month in which it is written. No counter of the quota follows it.
+
+    Args:
+        reference: The author's own, such as a ticket; the organisation has one correction for each.
+        author: Who wrote it, as in the audit log.
+        corrects: A reservation's id, or the line of an invoice: "2026-10 chat-small search".
+        key: Empty for a line.
+        cost_nanos: Negative for a credit; token counts alike.
+    """
+
+    organisation: str
+    reference: str
+    occurred_at_ms: int
+    author: str
+    reason: str
+    corrects: str
+    team: str | None
+    key: str
+    model: str
+    lane: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_nanos: int
+
+    def is_same(self, other: Correction) -> bool:
+        """Whether both put the same thing right by the same amount, whoever wrote them and when."""
+        return replace(self, occurred_at_ms=0, author="") == replace(other, occurred_at_ms=0, author="")
+
+
+def priced_nanos(price: Price, *, prompt: int, cached: int, completion: int) -> int:
+    """What tokens cost that a correction adds or takes away, rounded down: so a request's own tokens, taken away, are
+    its own cost, and what is charged later is never rounded up.
+
+    Example:
+        >>> price = Price(prompt_picos=1_001)
+        >>> [priced_nanos(price, prompt=prompt, cached=0, completion=0) for prompt in (-1, 1)]
+        [-2, 1]
+    """
+    picos = (prompt - cached) * price.prompt_picos + cached * price.cached_picos + completion * price.completion_picos
+    return picos // 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:
     """One organisation's month.
 
@@ -96,6 +141,7 @@ class Invoice:
         payers: What the lines are split by: "team" or "key".
         lines: Sorted by model, payer, price; adjustments last.
         rows: How many rows of the ledger they add up.
+        corrections: Written in the month, each a line of its own.
     """
 
     organisation: str
@@ -104,11 +150,13 @@ class Invoice:
     payers: str
     lines: Sequence[InvoiceLine]
     rows: int
+    corrections: Sequence[Correction] = ()
 
     @property
     def total_nanos(self) -> int:
         """Nano-dollars, exactly."""
-        return sum(line.cost_nanos for line in self.lines)
+        lines, corrections = self.lines, self.corrections
+        return sum(line.cost_nanos for line in lines) + sum(each.cost_nanos for each in corrections)
 
     @property
     def total_usd(self) -> Decimal:

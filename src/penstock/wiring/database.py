@@ -43,17 +43,20 @@ def cluster_engine(
 
 
 @contextmanager
-def opened_database(configuration: Configuration, places: Places) -> Iterator[Engine]:
+def opened_database(configuration: Configuration, places: Places, *, role: Role | None = Role.API) -> Iterator[Engine]:
     """For a command: an engine on whichever database keys and ledger are in, disposed of at the end.
 
     A SQLite database is made if it is not there; PostgreSQL's is ``penstock setup``'s.
+
+    Args:
+        role: As whom PostgreSQL is asked; None for the account of ``penstock setup``.
 
     Raises:
         ConfigurationError: A reference leads nowhere.
         StoreUnavailable: The database cannot be opened.
     """
     if configuration.stores is not None:
-        engine = cluster_engine(configuration, Role.API)
+        engine = cluster_engine(configuration, role)
     else:
         places.create()
         engine = sqlite.open_engine(places.database)
@@ -66,7 +69,9 @@ def opened_database(configuration: Configuration, places: Places) -> Iterator[En
 
 
 @contextmanager
-def existing_database(configuration: Configuration, places: Places) -> Iterator[Engine]:
+def existing_database(
+    configuration: Configuration, places: Places, *, role: Role | None = Role.API
+) -> Iterator[Engine]:
     """The same, for a command that only reads: a SQLite database that is not there is not made.
 
     Raises:
@@ -76,5 +81,5 @@ def existing_database(configuration: Configuration, places: Places) -> Iterator[
         raise StoreUnavailable(
             f"there is no ledger in {places.data}; start the service once, or name its directory with --data"
         )
-    with opened_database(configuration, places) as engine:
+    with opened_database(configuration, places, role=role) as engine:
         yield engine

@@ -6,13 +6,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
+from penstock.adapters.sql.audit_log import page_of_entries
 from penstock.adapters.sql.billing import EXPORTED, PAYERS, exported_rows, invoice
+from penstock.adapters.sql.correcting import write_correction
 from penstock.adapters.sql.database import open_engine, writing
-from penstock.lanes.billing import Invoice, Month, Status
+from penstock.errors import InvalidRequest
+from penstock.lanes.administering import AuditQuery
+from penstock.lanes.billing import Correction, Invoice, Month, Status
 from penstock.quota import Define, Definitions, Model, Price, Usage, reservation_id
 from penstock.quota.events import Charge, EventKind
 from tests.adapters.conftest import EventMaker, write_ledger
@@ -22,6 +28,7 @@ from tests.counts import count
 MARCH, APRIL = Month.read("2025-03"), Month.read("2025-04")
 OLD = Price(prompt_picos=150_001, cached_picos=75_001, completion_picos=600_007)
 NEW = Price(prompt_picos=140_003, cached_picos=70_003, completion_picos=550_001, request_picos=999)
+OF_CORRECTIONS = "SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), SUM(cost_nanos)"
 SUMS = "SUM(requests), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), SUM(cost_nanos)"
 
 
@@ -189,3 +196,83 @@ def test_exported_rows_are_those_of_the_range_once_each_in_order(engine: Engine,
             assert found == [(name, name[:2] + str(number)) for name in asked for number in (1, 2, 3)]
             assert tuple(pages[0][0]) == EXPORTED
         connection.rollback()
+
+
+@st.composite
+def written(draw: st.DrawFn) -> dict[str, Any]:
+    """One correction of anything, in either month or at an edge of one."""
+    edges = [edge + step for edge in (MARCH.start_ms, APRIL.start_ms, APRIL.end_ms) for step in (-1, 0)]
+    amounts = st.integers(-(2**40), 2**40)
+    return {
+        "occurred_at_ms": draw(st.sampled_from(edges) | st.integers(MARCH.start_ms, APRIL.end_ms)),
+        "team": draw(st.sampled_from([None, "search"])),
+        "model": draw(st.sampled_from(["chat-small", "embed"])),
+        "prompt_tokens": draw(amounts),
+        "cached_tokens": draw(amounts),
+        "completion_tokens": draw(amounts),
+        "cost_nanos": draw(amounts),
+    }
+
+
+def correction(reference: str, **fields: Any) -> Correction:
+    """Of an invoice's line, of nothing; any field may be given."""
+    made: dict[str, Any] = {
+        "organisation": "acme", "reference": reference, "occurred_at_ms": MARCH.start_ms, "author": "test",
+        "reason": "wrong", "corrects": "2025-02 chat-small", "team": None, "key": "", "model": "chat-small", "lane": "",
+        "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "cost_nanos": -1,
+    }  # fmt: skip
+    return Correction(**{**made, **fields})
+
+
+@settings(max_examples=count(200, short=10), suppress_health_check=list(HealthCheck), deadline=None)
+@given(rows=st.lists(charges(), max_size=5), more=st.lists(written(), max_size=5))
+def test_corrections_are_in_total_and_export_as_the_database_sums_them(
+    engine: Engine, make_event: EventMaker, rows: list[dict[str, Any]], more: list[dict[str, Any]]
+) -> None:
+    with engine.connect() as connection:  # never committed: each example finds no correction
+        if rows:
+            write_ledger(connection, [make_event(number, **row) for number, row in enumerate(rows)])
+        for number, fields in enumerate(more):
+            assert write_correction(connection, correction(f"T-{number}", **fields))
+        for month in (MARCH, APRIL):
+            asked = {"start": month.start_ms, "end": month.end_ms}
+            within = "WHERE organisation = 'acme' AND occurred_at_ms >= :start AND occurred_at_ms < :end"
+            found = connection.execute(text(f"SELECT {OF_CORRECTIONS} FROM corrections {within}"), asked).one()
+            by_hand = tuple(int(each or 0) for each in found)
+            made = invoice(connection, "acme", month, payers="team", status=Status.OPEN)
+            names = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
+            assert tuple(sum(getattr(each, name) for each in made.corrections) for name in names) == by_hand
+            assert made.total_nanos == sums(connection, "acme", month)[4] + by_hand[3]
+            exported = exported_rows(connection, ["acme"], start_ms=month.start_ms, end_ms=month.end_ms)
+            assert sum(row["cost_nanos"] for page in exported for row in page) == made.total_nanos
+        connection.rollback()
+
+
+def test_a_correction_is_written_once_for_each_reference_and_never_changed(engine: Engine) -> None:
+    with writing(engine) as connection:
+        assert write_correction(connection, correction("T-1"))
+        assert not write_correction(connection, correction("T-1", author="another", occurred_at_ms=APRIL.start_ms))
+        with pytest.raises(InvalidRequest, match=r"says otherwise .-1 nano-dollars on 2025-02"):
+            write_correction(connection, correction("T-1", cost_nanos=-2))
+    with writing(engine) as connection:
+        (entry,) = page_of_entries(connection, AuditQuery(count_max=9))
+        assert (entry.action, entry.subject, entry.actor) == ("ledger.correct", "T-1", "test")
+        assert entry.after["cost_nanos"] == -1
+    for change in ("UPDATE corrections SET cost_nanos = 0", "DELETE FROM corrections"):
+        with pytest.raises(DBAPIError, match="corrections is written once"), writing(engine) as connection:
+            connection.execute(text(change))
+
+
+def test_no_more_is_taken_away_from_a_reservation_than_it_was_charged(engine: Engine, make_event: EventMaker) -> None:
+    event = make_event(1, charge=Charge(120, 1, 500))
+    mine = {"corrects": event.reservation, "key": "k1"}
+    with writing(engine) as connection:
+        write_ledger(connection, [event])
+        assert write_correction(connection, correction("T-1", cost_nanos=-300, completion_tokens=-20, **mine))
+    for fields in ({"cost_nanos": -201}, {"cost_nanos": 0, "completion_tokens": -1}):
+        with pytest.raises(InvalidRequest, match="would be left with -1"), writing(engine) as connection:
+            write_correction(connection, correction("T-2", **mine, **fields))
+    with writing(engine) as connection:
+        assert write_correction(connection, correction("T-2", cost_nanos=-200, **mine))
+        made = invoice(connection, "acme", MARCH, payers="team", status=Status.OPEN)
+        assert made.total_nanos == 0

@@ -18,7 +18,8 @@ import msgspec
 from penstock.errors import ConfigurationError
 
 Rows = Sequence[Mapping[str, Any]]
-TEXTS = frozenset({"reservation", "kind", "organisation", "team", "key", "model", "lane", "usage_source", "reason"})
+OPTIONAL = frozenset({"team", "author", "corrects"})
+TEXTS = OPTIONAL | {"reservation", "kind", "organisation", "key", "model", "lane", "usage_source", "reason"}
 
 
 class RowWriter(Protocol):
@@ -34,7 +35,7 @@ class RowWriter(Protocol):
 
 
 class CsvWriter:
-    """A line for each row, under a line of names. No value is empty but a missing team."""
+    """A line for each row, under a line of names. Empty are a missing team, and what only corrections have."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[str]) -> None:
         self._text = TextIOWrapper(file, "utf-8", newline="")
@@ -99,7 +100,7 @@ class ParquetWriter:
             fix = "install penstock[parquet], or choose csv or cloudevents"
             raise ConfigurationError((f"--format: parquet needs pyarrow, which is not installed; {fix}",)) from error
         fields = [
-            pyarrow.field(name, pyarrow.string() if name in TEXTS else pyarrow.int64(), nullable=name == "team")
+            pyarrow.field(name, pyarrow.string() if name in TEXTS else pyarrow.int64(), nullable=name in OPTIONAL)
             for name in columns
         ]
         self._schema = pyarrow.schema(fields)

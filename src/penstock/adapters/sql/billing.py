@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, and_, case, cast, func, select, tuple_
+from sqlalchemy import BigInteger, Connection, and_, case, cast, func, null, select, tuple_
 
-from penstock.adapters.sql.tables import ledger
-from penstock.lanes.billing import Invoice, InvoiceLine, Month, Status
+from penstock.adapters.sql.tables import corrections, ledger
+from penstock.lanes.billing import Correction, Invoice, InvoiceLine, Month, Status
 from penstock.quota.definitions import Price
 from penstock.quota.events import EventKind
 
 PAYERS = ("team", "key")
 ROWS_PER_STATEMENT = 5_000
-EXPORTED = tuple(column.name for column in ledger.columns if column.name not in ("month", "amounts"))
-"""Columns of an exported row, in order; ``amounts``, which only a rebuild of counters needs, stays behind."""
+EXPORTED = (*(each.name for each in ledger.columns if each.name not in ("month", "amounts")), "author", "corrects")
+"""Columns of an exported row, in order; ``amounts``, which only a rebuild of counters needs, stays behind. The last two
+are of corrections."""
+CORRECTION = "correction"
 
 _row = ledger.c
 _CHARGING = (EventKind.POSTED.value, EventKind.EXPIRED.value, EventKind.LATE.value)
@@ -66,7 +68,26 @@ def invoice(connection: Connection, organisation: str, month: Month, *, payers: 
         line = dict(zip(_SUMMED, amounts, strict=True))
         lines.append(InvoiceLine(model=model, payer=payer, price=price, is_adjustment=bool(is_adjustment), **line))
     lines.sort(key=_order)
-    return Invoice(organisation=organisation, month=month, status=status, payers=payers, lines=lines, rows=count)
+    return Invoice(
+        organisation=organisation,
+        month=month,
+        status=status,
+        payers=payers,
+        lines=lines,
+        rows=count,
+        corrections=read_corrections(connection, organisation, start_ms=month.start_ms, end_ms=month.end_ms),
+    )
+
+
+def read_corrections(connection: Connection, organisation: str, *, start_ms: int, end_ms: int) -> list[Correction]:
+    """Those of a range, in order of time and reference; ``end_ms`` is excluded."""
+    row = corrections.c
+    statement = (
+        select(corrections)
+        .where(row.organisation == organisation, row.occurred_at_ms >= start_ms, row.occurred_at_ms < end_ms)
+        .order_by(row.occurred_at_ms, row.reference)
+    )
+    return [Correction(**found) for found in connection.execute(statement).mappings()]
 
 
 def _order(line: InvoiceLine) -> tuple[Any, ...]:
@@ -83,8 +104,11 @@ def exported_rows(
     end_ms: int,
     rows_at_once: int = ROWS_PER_STATEMENT,
 ) -> Iterator[Sequence[dict[str, Any]]]:
-    """The rows of some organisations in portions: by organisation, time, reservation and kind; ``end_ms`` excluded."""
-    columns = [_row[name] for name in EXPORTED]
+    """The rows of some organisations in portions: by organisation, time, reservation and kind; ``end_ms`` excluded.
+
+    An organisation's corrections come after its rows, in order of time.
+    """
+    columns = [_row[name] if name in _row else null().label(name) for name in EXPORTED]
     order = (_row.occurred_at_ms, _row.reservation, _row.kind)
     for organisation in organisations:
         after: tuple[int, str, str] | None = None
@@ -99,3 +123,17 @@ def exported_rows(
             if len(rows) < rows_at_once:
                 break
             after = (rows[-1]["occurred_at_ms"], rows[-1]["reservation"], rows[-1]["kind"])
+        written = read_corrections(connection, organisation, start_ms=start_ms, end_ms=end_ms)
+        if written:
+            yield [_exported(each) for each in written]
+
+
+def _exported(correction: Correction) -> dict[str, Any]:
+    """A correction in the columns of a row: what it does not have is 0."""
+    known: dict[str, Any] = {
+        "reservation": f"{CORRECTION}-{correction.reference}",
+        "kind": CORRECTION,
+        "usage_source": CORRECTION,
+        "tokens": correction.prompt_tokens + correction.completion_tokens,
+    }
+    return {name: known[name] if name in known else getattr(correction, name, 0) for name in EXPORTED}

@@ -48,7 +48,7 @@ ledger = Table(
     postgresql_partition_by="LIST (month)",
 )
 
-# What was billed wrongly, put right on the invoice of the month in which it is written; no counter of the quota follows.
+# What was billed wrongly, put right on the invoice of the month in which it is written; the quota's counters stay.
 corrections = Table(
     "corrections",
     metadata,
