@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from penstock.lanes.executing import Dropped, Later, Poison
+from penstock.lanes.executing import REBUILT_MS, Dropped, Later, Poison
 from penstock.lanes.jobs import JobStatus, write_job
 from penstock.quota.definitions import Kind, Limit, Metric
 from penstock.quota.events import EventKind
 from penstock.quota.model import Organisation
 from penstock.quota.operations import Acquire, Define, Look
 from tests.lanes.executing_stage import CONCURRENCY, body_of, concurrency_held, governed, holding, queued, until
-from tests.lanes.stage import NOW_MS, STREAM_HEAD, ending, sends, tokens, usage
+from tests.lanes.stage import NOW_MS, STREAM_HEAD, ModelStore, ending, sends, tokens, usage
 
 ANSWER = STREAM_HEAD + tokens(3) + ending(usage(7, 3))
 RATE = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.RATE, period_ms=60_000, cap=150)
@@ -51,6 +52,39 @@ def test_job_that_the_store_cannot_account_is_poison() -> None:
             forged = write_job(job).replace(job.job.encode(), other.job.encode())
             assert isinstance(await queue.executor.execute(forged), Poison)
             assert queue.stage.received == []
+
+    asyncio.run(main())
+
+
+def test_job_whose_organisation_stays_unknown_leaves_its_place_to_others_and_is_given_up_at_its_deadline() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job, executor = queue.accept(), queue.executor
+            queue.store.organisation = Organisation("acme")  # as if it were lost, and nobody to rebuild it
+            first = await executor.execute(job)
+            assert isinstance(first, Later)
+            assert not first.is_limited, "it is asked again in its place, since most are rebuilt soon"
+            queue.clock.ms += REBUILT_MS + 1
+            later = await executor.execute(job)
+            assert isinstance(later, Later)
+            assert later.is_limited
+            queue.clock.ms = job.reserve.job_deadline_ms + 1
+            assert isinstance(await executor.execute(job), Poison)
+            assert queue.stage.received == []
+
+    asyncio.run(main())
+
+
+def test_job_whose_numbers_the_store_cannot_take_is_poison() -> None:
+    class Refusing(ModelStore):
+        async def apply(self, call: Any) -> Any:
+            raise ValueError(f"PENSTOCK {type(call).__name__}: outputs_bound is beyond 2^53")
+
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.store = queue.stage.store = Refusing(queue.clock)
+            assert isinstance(await queue.executor.execute(job), Poison)
 
     asyncio.run(main())
 

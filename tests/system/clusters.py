@@ -42,6 +42,7 @@ class Cluster(Program):
         *model_options: str,
         limits: tuple[str, ...] = LIMITS,
         environment: Mapping[str, str] | None = None,
+        queue: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model = SimulatedModel(folder / "model", "--model", "m", "--model", "n", *model_options)
         self.data = folder / "cluster"
@@ -57,7 +58,7 @@ class Cluster(Program):
             "plans": {"p": {"limits": list(limits)}},
             "organisations": {ORGANISATION: {"plan": "p"}, "other": {"plan": "p"}},
             "server": self.ports,
-            "queue": {"shards": 3},
+            "queue": {"shards": 3, **(queue or {})},
         }
         (folder / "penstock.yaml").write_text(yaml.safe_dump(described))
         super().__init__(folder, "up", "--data", str(self.data), environment=environment)
@@ -138,7 +139,7 @@ class Cluster(Program):
                 return dict(answer.json())
         raise AssertionError(f"job {job} did not end within {BOUND_S} s: {answer.text}")
 
-    def audited(self) -> list[Event]:
+    def audited(self, *, bound_s: float = DRAINED_S) -> list[Event]:
         """Wait until nothing is held and all is written; the audit must be clean. The ledger's rows."""
 
         def is_still() -> bool:
@@ -146,7 +147,7 @@ class Cluster(Program):
             assert [each["differences"] for each in report["organisations"]] == [[], []]
             return not any(each["holds"] or each["unwritten"] for each in report["organisations"])
 
-        until(is_still, bound_s=DRAINED_S)
+        until(is_still, bound_s=bound_s)
         return list(read_ledger(self.configuration, Places(self.data)))
 
     def charges(self) -> dict[str, list[int]]:

@@ -31,6 +31,8 @@ from tests.system.soak_verdict import bills_wrong, executions_again, ledger_wron
 FROZEN_S: Final = 3.0
 SENDERS: Final = 8
 PAUSE_S: Final = 0.2  # of each sender: about as many jobs as the executor has time for
+DEADLINE_S: Final = 300
+"""Of a job: what a gateway that died had reserved and not published is held for so long."""
 PAGE: Final = 100
 OURS: Final = ("api", "keeper", "executor", "gateway", "worker-m", "worker-n", "collector", "dead-letters")
 SERVICES: Final = ("redis", "postgresql", "rabbitmq")
@@ -76,7 +78,7 @@ class FaultyCluster(Cluster):
         self.crash = folder / "crash"
         bento = folder / "bento"
         environment = {VARIABLE: f"@{self.crash}", "PENSTOCK_BENTO": str(bento)}
-        super().__init__(folder, *model_options, environment=environment)
+        super().__init__(folder, *model_options, environment=environment, queue={"deadline": f"{DEADLINE_S}s"})
         bento.write_text(
             f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.system.dying_stream {found_bento()} "$@"\n'
         )
@@ -84,13 +86,15 @@ class FaultyCluster(Cluster):
 
     def cause(self, fault: Fault) -> None:
         """Let it happen, and wait until it is over."""
+        name = POINTS.get(fault.name, fault.name)
+        until(lambda: name in self.pids)  # after what befell it before
         if fault.what == "kill":
-            self.kill_one(fault.name)
+            self.kill_one(name)
         elif fault.what == "freeze":
-            self._freeze(fault.name)
+            self._freeze(name)
         else:
             self.crash.write_text(f"{fault.name}:2")
-            self.kill_one(POINTS[fault.name])
+            self.kill_one(name)
             until(lambda: not self.crash.exists())
 
     def _freeze(self, name: str) -> None:
@@ -178,7 +182,7 @@ def wrong_with(
     cluster: FaultyCluster, accepted: Sequence[str], stored: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
     """What is not as promised, when nothing is under way any more."""
-    events, produced = cluster.audited(), cluster.model.produced()
+    events, produced = cluster.audited(bound_s=2 * DEADLINE_S), cluster.model.produced()
     for job in accepted:
         if stored[job]["status"] != "succeeded":
             yield f"job {job} is {stored[job]['status']}: {stored[job]}"

@@ -239,6 +239,7 @@ class RabbitMQ(Service):
         self.password = secrets.token_hex(16)
         self.epmd: subprocess.Popen[bytes] | None = None
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        (self.folder / "advanced.config").write_text("[{rabbit, [{quorum_tick_interval, 300}]}].\n")
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
@@ -259,6 +260,7 @@ class RabbitMQ(Service):
             "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2",
             "ERL_EPMD_PORT": str(self.epmd_port),

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 
-from penstock.adapters.postgresql.crash_points import CRASH_POINTS
+from penstock.adapters.postgresql.crash_points import CRASH_POINTS, EVENTS_INSERTED
+from penstock.adapters.sql.job_tables import results
+from penstock.lanes.keeping import UNSETTLED_MAX
 from penstock.quota.events import Usage
 from penstock.quota.operations import Acquire, Duplicate, Gone, Lane, Reserve, Run, Settle, Settled, Wait
+from tests.counts import TORTURE, count
 from tests.system.clusters import until
-from tests.system.keepers import World
+from tests.system.keepers import World, now_ms
 
 KILLED_S = 30.0
 
@@ -79,6 +85,66 @@ def test_a_frozen_keeper_is_replaced_and_refused_when_it_wakes(world: World) -> 
     assert new.is_active
     world.assert_whole()
     assert (old.stop(), new.stop()) == (0, 0)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("point", CRASH_POINTS if TORTURE else [EVENTS_INSERTED])
+def test_a_keeper_frozen_between_two_writes_while_another_leads_writes_nothing_when_it_wakes(
+    world: World, point: str
+) -> None:
+    first = world.keeper()
+    until(world.is_ready)
+    assert first.stop() == 0
+    old = world.keeper("--lease-s", "3", crash_at=f"{point}:1:freeze")
+    until(lambda: old.is_active)
+    frozen_at, settled = time.monotonic(), 20
+    assert old.process is not None
+    world.settle(settled)
+    until(lambda: stopped(old.process.pid))
+    new = world.keeper("--lease-s", "3")
+    until(lambda: new.is_active)
+    world.settle(settled)
+    world.assert_whole()
+    until(lambda: time.monotonic() - frozen_at > count(30, short=4))
+    fence, before = world.fence(), world.events()
+    old.process.send_signal(signal.SIGCONT)
+    until(lambda: "the keeper stands by" in old.log.read_text())
+    assert new.is_active
+    assert (world.fence(), world.events()) == (fence, before), f"it wrote after {point}"
+    assert len(before) == 2 * settled
+    world.settle(settled)
+    world.assert_whole()
+    assert (old.stop(), new.stop()) == (0, 0)
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_results_that_can_never_be_settled_stop_no_keeper_and_no_other_result(world: World) -> None:
+    keeper = world.keeper()
+    until(world.is_ready)
+    at_ms, job, unknown = now_ms(), replace(world.reserve(), lane=Lane.QUEUE), world.reserve()
+    world.applied(job)
+    row: dict[str, Any] = {
+        "organisation": "acme", "model": "m", "route": "chat.completions", "status": "succeeded", "http_status": 200,
+        "reason": "", "prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 5, "usage_source": "upstream",
+        "attempts": 1, "started_at_ms": at_ms, "finished_at_ms": at_ms - 60_000, "arguments": {"no": "reserve"},
+        "settled": False,
+    }  # fmt: skip
+    nobodys = [row | {"job": f"{number:032x}", "organisation": "nobody"} for number in range(2 * UNSETTLED_MAX)]
+    mine = [row | {"job": each.reservation, "finished_at_ms": at_ms - 20_000} for each in (job, unknown)]
+    with world.engine.begin() as connection:
+        connection.execute(insert(results), [*nobodys, *mine])
+
+    def are_settled() -> bool:
+        with world.engine.connect() as connection:
+            return not connection.execute(select(results.c.job).where(~results.c.settled)).first()
+
+    until(are_settled)
+    until(lambda: world.waiting() == 0)
+    assert [event.reservation for event in world.events() if event.charge.requests] == [job.reservation]
+    assert keeper.stop() == 0
 
 
 def test_what_redis_lost_is_rebuilt_from_the_ledger(world: World) -> None:

@@ -52,7 +52,7 @@ def test_a_file_names_the_point_of_one_process_and_nothing_to_the_others(tmp_pat
     assert not file.exists(), "it would happen again at the next start"
 
 
-@pytest.mark.parametrize("wanted", ["queue:1", "queued", "queued:0", "queued:-1", "queued:x", ":1"])
+@pytest.mark.parametrize("wanted", ["queue:1", "queued", "queued:0", "queued:-1", "queued:x", ":1", "queued:1:melt"])
 def test_a_value_that_cannot_be_obeyed_is_refused_with_the_points_that_exist(wanted: str) -> None:
     with pytest.raises(ConfigurationError, match="a point of queued, committed; unset it"):
         crash_from(wanted, POINTS)

@@ -29,9 +29,13 @@ from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job
 from penstock.lanes.models import ServedModel
 from penstock.lanes.tracing import traceparent_of
 from penstock.ports import Clock, Observer, QuotaStore, RequestRecord, Tracer
-from penstock.quota.operations import Gone, Invalid, Never, Run, Wait
+from penstock.quota.operations import Gone, Invalid, Never, NotReady, Run, Wait
 
 AWAY_MS: Final = 1_000
+REBUILT_MS: Final = 90_000
+"""What was lost is rebuilt within a lease and a little; who is unknown for longer must not keep a place from others."""
+NOT_READY_MAX: Final = 1_000
+"""Organisations that the store was not ready for, and that are remembered."""
 ELSEWHERE_MS: Final = 5_000
 
 CANCELLED_STATUS: Final = 499
@@ -111,6 +115,7 @@ class Executor:
         self._sleep = sleep
         self._tracer = tracer
         self._reached = reached
+        self._not_ready_since_ms: dict[str, int] = {}
 
     async def execute(self, message: bytes | Job, traceparent: str | None = None) -> Outcome:
         """Run one job to its end, or say what else is to be done with its message. Raises nothing on purpose.
@@ -128,6 +133,8 @@ class Executor:
             outcome = await self._acquire(job)
         except StoreUnavailable as error:
             return Later(error.retry_after_ms, error.message)
+        except ValueError as error:
+            return Poison(f"the quota store refuses it: {error}")
         if outcome is not None:
             return outcome
         self._reach(ACQUIRED)
@@ -142,6 +149,9 @@ class Executor:
     async def _acquire(self, job: Job) -> Outcome | None:
         """Claim the job; None if it may run."""
         answer = await self._quota.apply(acquire_call(job, self._clock.now_ms()))
+        if isinstance(answer, NotReady):
+            return self._not_ready(job)
+        self._not_ready_since_ms.pop(job.organisation, None)
         match answer:
             case Run():
                 return None
@@ -155,6 +165,17 @@ class Executor:
                 return Poison(f"the quota store refuses it: {why}")
             case _:
                 return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
+
+    def _not_ready(self, job: Job) -> Outcome:
+        """The store lost the organisation and is given it back by the keeper; or there is none, as time tells."""
+        now_ms = self._clock.now_ms()
+        if now_ms > job.reserve.job_deadline_ms:
+            return Poison("its deadline has passed, and the quota store does not know its organisation")
+        if len(self._not_ready_since_ms) >= NOT_READY_MAX:
+            self._not_ready_since_ms.clear()
+        since_ms = self._not_ready_since_ms.setdefault(job.organisation, now_ms)
+        reason = "the quota store is not ready for its organisation"
+        return Later(AWAY_MS, reason, is_limited=now_ms - since_ms > REBUILT_MS)
 
     async def _run(self, job: Job, traceparent: str | None) -> Outcome:
         """Call the model until there is an answer or a reason to stop."""

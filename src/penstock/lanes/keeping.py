@@ -27,6 +27,7 @@ from penstock.quota.operations import (
     Define,
     Done,
     Duplicate,
+    Invalid,
     NotReady,
     Post,
     Refused,
@@ -340,39 +341,51 @@ class Keeper:
         while True:
             try:
                 now_ms = self._clock.now_ms()
-                for result in await self._books.unsettled(
-                    finished_before_ms=now_ms - UNSETTLED_AFTER_MS, count_max=UNSETTLED_MAX
-                ):
-                    await self._settle(result)
+                while await self._settle_some(finished_before_ms=now_ms - UNSETTLED_AFTER_MS) == UNSETTLED_MAX:
+                    pass
                 await self._books.make_partitions()
                 await self._books.forget_jobs(now_ms=now_ms, kept=self._kept)
             except StoreUnavailable as error:
                 await self._wait_for_store("results wait to be settled", error)
             await self._pause(TIDY_EVERY_S)
 
-    async def _settle(self, result: UnsettledResult) -> None:
+    async def _settle_some(self, *, finished_before_ms: int) -> int:
+        """Settle the oldest results that nobody settled; how many are done with."""
+        done = 0
+        _, organisations = await self._definitions()
+        for result in await self._books.unsettled(finished_before_ms=finished_before_ms, count_max=UNSETTLED_MAX):
+            try:
+                answer = await self._settle(result)
+            except ValueError as error:  # its arguments are no reserve
+                answer = Invalid(str(error))
+            if isinstance(answer, NotReady) and result.organisation not in organisations:
+                answer = Invalid("there is no such organisation")
+            if isinstance(answer, Invalid):  # it would stand in front of the others for ever
+                self.tally.failures += 1
+                log.error("a result is given up", extra={"reservation": result.job, "why": answer.why})
+            if isinstance(answer, Settled | Done | Duplicate | Unknown | Invalid):
+                await self._books.mark_settled(result.job)
+                done += 1
+        return done
+
+    async def _settle(self, result: UnsettledResult) -> Any:
         """As the collector does, or by force if the store does not know the job and the ledger has not charged it."""
         now_ms = self._clock.now_ms()
-        ending: Settle | Void
         if result.usage is None:
-            ending = Void(organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job)
-            answer: Any = await self._quota.apply(ending)
-        else:
-            ending = Settle(
-                organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job, usage=result.usage
+            return await self._quota.apply(
+                Void(organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job)
             )
-            answer = await self._quota.apply(ending)
-            if isinstance(answer, Unknown):
-                answer = await self._post(result, result.usage)
-        if isinstance(answer, Settled | Done | Duplicate | Unknown):
-            await self._books.mark_settled(result.job)
+        answer: Any = await self._quota.apply(
+            Settle(organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job, usage=result.usage)
+        )
+        return await self._post(result, result.usage) if isinstance(answer, Unknown) else answer
 
     async def _post(self, result: UnsettledResult, usage: Usage) -> Any:
         rows = await self._books.of_reservation(result.organisation, result.job)
         if any(row.kind in (EventKind.POSTED, EventKind.LATE, EventKind.VOIDED) for row in rows):
             return Done()  # it was settled, and long enough ago to be forgotten by the store
         if await self._outbox.read(count_max=1):
-            return NotReady()  # the ledger may not know all yet; asked again in a while
+            return None  # the ledger may not know all yet; asked again in a while
         expired = next((row for row in rows if row.kind is EventKind.EXPIRED), None)
         return await self._quota.apply(
             Post(
