@@ -62,6 +62,11 @@ manifests: $(VENV)/dev.stamp $(TOOLS)/bin/helm ## write what is generated: the c
 	@$(TOOLS)/bin/helm template penstock manifests/chart --namespace penstock --kube-version $(KUBERNETES_VERSION) \
 	    -f penstock.yaml -f manifests/rendered/values.yaml > $(RENDERED)
 
+.PHONY: dashboards
+dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards, config/grafana, and the chart's copies
+	@$(BIN)/python -m manifests.dashboards
+	@$(BIN)/python manifests/generate.py
+
 .PHONY: check
 check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configuration: under two minutes
 	$(BIN)/ruff format --check .

@@ -43,6 +43,7 @@ class Cluster(Program):
         limits: tuple[str, ...] = LIMITS,
         environment: Mapping[str, str] | None = None,
         queue: Mapping[str, Any] | None = None,
+        capacity: Mapping[str, int] | None = None,
     ) -> None:
         self.model = model = SimulatedModel(folder / "model", "--model", "m", "--model", "n", *model_options)
         self.data = folder / "cluster"
@@ -53,6 +54,8 @@ class Cluster(Program):
                 place.chmod(place.stat().st_mode | 0o001)
         served = {"upstream": model.url, "context": 4096, "max_tokens": 64, "price": {"input": 1, "output": 2}}
         served["managed_by"] = "api"
+        if capacity:  # of each model: then the keeper says how many are needed
+            served["capacity"] = dict(capacity)
         described = {
             "models": {"m": served, "n": served},
             "plans": {"p": {"limits": list(limits)}},
