@@ -235,3 +235,13 @@ def test_a_model_without_a_capacity_has_no_token_figure_to_ask_for() -> None:
         each["metadata"]["name"] for each in of_kind(render("bundled", extra=bare), "ScaledObject")
     }
     assert "penstock-worker-bare" not in triggers("bundled", "metrics-api", extra=bare)
+
+
+def test_model_servers_may_follow_the_token_figure_alone_and_workers_follow_both() -> None:
+    alone = "kubernetes: {keda: {servers_by_queue: false}}"
+    found: dict[str, set[str]] = {}
+    for each in of_kind(render("bundled", extra=alone), "ScaledObject"):
+        found[each["metadata"]["name"]] = {trigger["type"] for trigger in each["spec"]["triggers"]}
+    assert "metrics-api" in found["penstock-model-smollm2-135m"]
+    assert "rabbitmq" not in found["penstock-model-smollm2-135m"]
+    assert found["penstock-worker-smollm2-135m"] >= {"metrics-api", "rabbitmq"}

@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.config.notation import format_duration
+from penstock.planning.forecasting.autoscaler import Trigger
 from penstock.planning.forecasting.loads import MILLISECOND_US, SECOND_US
 from penstock.planning.forecasting.outcomes import Outcome
 from penstock.planning.forecasting.telling import Plan, moment, usd
+from penstock.quota.operations import Lane
 
 
 def plan_report(plan: Plan) -> Group:
@@ -28,14 +30,15 @@ def _head(plan: Plan) -> Text:
 
 def _table(plan: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("setting")
+    table.add_column("\nsetting")
     headings = (
-        "replicas, mean", "most", "waiting, most", "first token p50", "p95", "p99", "done p50", "p95", "p99",
-        "GPU hours", "cost",
+        "replicas\nmean", "\nmost", "waiting\nmost",
+        "first token\np50", "\np95", "\np99", "done\np50", "\np95", "\np99",
+        "GPU\nhours", "\ncost",
     )  # fmt: skip
     for heading in headings:
         table.add_column(heading, justify="right")
-    table.add_column("objective")
+    table.add_column("\nobjective")
     for index, each in enumerate(plan.outcomes):
         is_chosen = index == plan.choice.chosen
         table.add_row(
@@ -72,7 +75,10 @@ def _to_write(plan: Plan, chosen: Outcome) -> list[str]:
             format_duration(time_us // MILLISECOND_US)
             for time_us in (setting.polling_us, setting.cooldown_us, setting.window_us)
         )
-        said.append(f"kubernetes.keda: {{polling: {polling}, cooldown: {cooldown}, scale_in_window: {window}}}")
+        times = f"polling: {polling}, cooldown: {cooldown}, scale_in_window: {window}"
+        if plan.lane == Lane.QUEUE:
+            times += f", servers_by_queue: {str(Trigger.QUEUE in setting.triggers).lower()}"
+        said.append(f"kubernetes.keda: {{{times}}}")
     return ["In penstock.yaml:", *(f"  {line}" for line in said)]
 
 

@@ -207,6 +207,8 @@ class Keda(Setting, frozen=True, kw_only=True):
             from the keeper's own page, and the API service is scaled by its requests in flight too.
         polling: How often KEDA looks.
         cooldown: How long nothing must wait before the last replica goes.
+        servers_by_queue: Model servers that say their `capacity` follow the queue's length beside the token figure, and
+            whichever asks for more counts; without it, the token figure alone. `penstock plan` says what each costs.
         jobs_per_worker: Waiting and running jobs that are worth one more worker; twice `queue.concurrency` if not
             given.
         requests_per_api: Requests in flight that are worth one more API pod; needs `prometheus`.
@@ -221,6 +223,7 @@ class Keda(Setting, frozen=True, kw_only=True):
     prometheus: Url | None = None
     polling_ms: Milliseconds = field(name="polling", default=15_000)
     cooldown_ms: Milliseconds = field(name="cooldown", default=300_000)
+    servers_by_queue: bool = True
     jobs_per_worker: PositiveAmount | None = None
     requests_per_api: PositiveAmount = 100
     cpu_percent: PositiveAmount = 75

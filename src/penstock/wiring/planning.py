@@ -122,7 +122,7 @@ def configured(configuration: Configuration, model: str, lane: Lane) -> Setting:
     is_queued = lane is Lane.QUEUE
     return Setting(
         name=AS_CONFIGURED,
-        triggers=(Trigger.QUEUE, Trigger.TOKENS) if is_queued else (Trigger.TOKENS,),
+        triggers=(Trigger.QUEUE, Trigger.TOKENS) if is_queued and keda.servers_by_queue else (Trigger.TOKENS,),
         replicas_min=replicas.min if is_queued else max(1, replicas.min),
         replicas_max=replicas.max,
         polling_us=max(1_000, keda.polling_ms) * MILLISECOND_US,

@@ -21,8 +21,7 @@ def alternatives(configured: Setting, world: World) -> list[Setting]:
     """
     found = [configured]
     if len(configured.triggers) > 1:
-        by = {Trigger.QUEUE: "by queue length alone", Trigger.TOKENS: "by tokens alone"}
-        found += [replace(configured, name=by[trigger], triggers=(trigger,)) for trigger in configured.triggers]
+        found.append(replace(configured, name="by tokens alone", triggers=(Trigger.TOKENS,)))
     least = configured.replicas_min
     if world.is_queued and least > 0:
         found.append(replace(configured, name="down to zero", replicas_min=0))

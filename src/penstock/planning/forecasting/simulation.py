@@ -228,7 +228,7 @@ class _Simulation:
                 return
 
     def _backlog(self, now_us: int, waiting: int, running: int) -> scaling.Load:
-        """Jobs with their dues, and the tokens that they will use: the keeper has learned how much of a hold that is."""
+        """Jobs with their dues, and the tokens that they will use: the keeper has learned their share of a hold."""
         at_us, sums, world = self.world.load.at_us, self.world.work_before, self.world
         begun = len(self.started_us)
         first = max(0, begun - running)  # those that began last are, about, those that run
