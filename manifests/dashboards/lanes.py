@@ -67,13 +67,16 @@ def overview() -> Dashboard:
 def realtime() -> Dashboard:
     """The API service and the model servers behind it."""
     chosen = 'model=~"$model", lane="realtime"'
-    first, whole, reserve = (f"penstock_{name}_duration_seconds" for name in ("first_token", "request", "reserve"))
+    first, between, whole, reserve = (
+        f"penstock_{name}_duration_seconds" for name in ("first_token", "inter_token", "request", "reserve")
+    )
 
     def quantiles(histogram: str) -> dict[str, str]:
         return {f"{share:.0%} are below": quantile(share, histogram, chosen) for share in (0.5, 0.95, 0.99)}
 
     waiting = (
         graph("First token", "s", quantiles(first), says="From arrival to the first byte of the answer's content."),
+        graph("Between tokens", "s", quantiles(between), says="The mean gap between the chunks of one answer."),
         graph("Whole answer", "s", quantiles(whole), says="From arrival to the last byte."),
     )
     load = (
@@ -85,6 +88,8 @@ def realtime() -> Dashboard:
         graph("Refused", "reqps", says="By the limit that refused.", is_stacked=True, queries={
             "{{metric}} {{kind}}": f"sum by (metric, kind) (rate(penstock_refusals_total{{{chosen}}}{RATE}))"}),
         graph("Reserve", "s", quantiles(reserve), says="From arrival to the quota's answer: what the quota costs."),
+        graph("No credential", "reqps", says="Refused before an organisation was known.", is_stacked=True, queries={
+            "{{reason}}": f"sum by (reason) (rate(penstock_authentication_failures_total{RATE}))"}),
         graph("Processor", "percentunit", says="Of one core, each process of the API service.", queries={
             "{{instance}}": f'rate(process_cpu_seconds_total{{job="penstock-api"}}{RATE})'}),
     )  # fmt: skip
@@ -118,6 +123,8 @@ def queue() -> Dashboard:
     ended = f'penstock_requests_total{{{chosen}, lane="queue"}}'
     held = 'penstock_held_tokens_total{model=~"$model", lane="queue"}'
     pace = (
+        graph("Waited", "s", says="From acceptance to the start of the execution, of jobs that began.", queries={
+            f"{share:.0%} are below": quantile(share, "penstock_queue_wait_seconds", chosen) for share in (0.5, 0.95)}),
         graph("Executions", "reqps", says="By outcome; `released` is brought again, since a limit is in its way.",
               is_stacked=True, queries={"{{outcome}}": f"sum by (outcome) (rate({ended}{RATE}))"}),
         graph("Tokens held by what ended", "short", says="Tokens per second.", queries={

@@ -101,6 +101,8 @@ def stores() -> Dashboard:
                says="Age of the oldest event that the ledger does not have yet."),
         figure("Events to write", "short", "max(penstock_outbox_events)", says="In Redis, and not in the ledger.",
                warn=10_000, bad=100_000),
+        figure("Settles on disk", "short", "sum(penstock_spool_entries)", warn=1, bad=1_000,
+               says="Noted by the API services while Redis is away."),
         figure("Keepers that write", "short", "sum(penstock_keeper_active)", says="1: the others stand by."),
     )  # fmt: skip
     reached = (
@@ -109,6 +111,8 @@ def stores() -> Dashboard:
         graph("Reserve, 99 of 100", "s", says="Redis, as requests feel it.", queries={
             "{{lane}}": "histogram_quantile(0.99, sum by (le, lane) "
                         f"(rate(penstock_reserve_duration_seconds_bucket{RATE})))"}),
+        graph("Definitions", "s", says="Since each process last knew its organisations, keys and limits.", queries={
+            "{{job}}": "max by (job) (penstock_definitions_age_seconds)"}),
     )  # fmt: skip
     books = (
         graph("Written to the ledger", "short", says="Events per second; repeated ones were there already.", queries={
