@@ -71,16 +71,21 @@ def of_kubernetes(version: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def of_custom_resources() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each kind of the custom resources that the chart may write."""
-    for name, pattern in CUSTOM.items():
-        for path in sorted(module(name).glob(pattern)):
-            for document in yaml.load_all(path.read_text(), Loader=_Loader):
-                if not document or document.get("kind") != "CustomResourceDefinition":
-                    continue
-                spec = document["spec"]
-                for version in spec["versions"]:
-                    schema = strict(version["schema"]["openAPIV3Schema"])
-                    schema["properties"]["metadata"] = {"type": "object"}
-                    yield f"{spec['names']['kind']}-{spec['group'].split('.')[0]}-{version['name']}".lower(), schema
+    for name in CUSTOM:
+        for definition in custom_resource_definitions(name):
+            spec = definition["spec"]
+            for version in spec["versions"]:
+                schema = strict(version["schema"]["openAPIV3Schema"])
+                schema["properties"]["metadata"] = {"type": "object"}
+                yield f"{spec['names']['kind']}-{spec['group'].split('.')[0]}-{version['name']}".lower(), schema
+
+
+def custom_resource_definitions(name: str) -> Iterator[dict[str, Any]]:
+    """Those that a module of ``CUSTOM`` publishes, as its project installs them."""
+    for path in sorted(module(name).glob(CUSTOM[name])):
+        for document in yaml.load_all(path.read_text(), Loader=_Loader):
+            if document and document.get("kind") == "CustomResourceDefinition":
+                yield document
 
 
 def _quantities(name: str, definition: dict[str, Any]) -> dict[str, Any]:
