@@ -14,6 +14,8 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "manifests" / "chart"
+EARLIER: Final = Path(__file__).parent / "fixtures" / "penstock-0.1.0.tgz"
+"""The chart's version before, as it was packaged."""
 VALUES: Final = Path(__file__).parent / "values"
 TOOLS: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "penstock"
 NEWEST: Final = "1.36.3"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from penstock.adapters.rabbitmq.topology import queue_name
 from penstock.config import examine
 from penstock.config.reading import read_text
-from tests.chart.rendering import CHART, MATRIX, ROOT, TOOLS, Object, helm, of_kind, one, render, template, tool
+from tests.chart.rendering import CHART, MATRIX, ROOT, TOOLS, helm, of_kind, one, pods, render, template, tool
 from tests.chart.schemas import KUBERNETES
 
 pytestmark = [pytest.mark.kubernetes]
@@ -105,7 +103,8 @@ def test_what_each_process_is_given_is_sound_to_it(name: str, tmp_path: Path) ->
         if "penstock.yaml" not in each["data"]:
             continue
         files = []
-        for file, text in each["data"].items():
+        for file in ("penstock.yaml", "cluster.yaml"):
+            text = each["data"][file]
             files.append(tmp_path / f"{each['metadata']['name']}-{file}")
             files[-1].write_text(text)
         files.sort(key=lambda path: path.name.endswith("cluster.yaml"))
@@ -130,18 +129,11 @@ def test_numbers_survive_the_way_through_the_chart(tmp_path: Path) -> None:
 
 def changed(extra: str) -> set[str]:
     """What starts anew if ``extra`` is added to everything: pods by the name of what makes them."""
-    before, after = ({f"{each['kind']}/{each['metadata']['name']}": pod(each) for each in made} for made in (
-        list(of_kind(render("everything"), "Deployment", "Job")),
-        list(of_kind(render("everything", extra=extra), "Deployment", "Job")),
-    ))  # fmt: skip
+    before, after = (
+        {name: pod for name, pod in pods(render("everything", extra=text)) if not name.startswith("StatefulSet")}
+        for text in ("", extra)
+    )
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-
-
-def pod(each: Object) -> Any:
-    """Without the version that its first container waits for: it is read at its start only."""
-    text = yaml.safe_dump(each["spec"]["template"])
-    version = next((each for each in text.split() if len(each) == 10 and set(each) <= set("0123456789abcdef")), "")
-    return text.replace(version, "VERSION") if version else text
 
 
 def without_jobs(names: set[str]) -> set[str]:

@@ -169,7 +169,10 @@ def test_every_pod_waits_for_the_setup_of_its_own_version(name: str) -> None:
         if container["name"] == "await-setup"
     ]
     assert len(waiting) >= 6
-    assert all(arguments == ["await", version] for arguments in waiting)
+    assert all(arguments == ["await", "@/etc/penstock/version"] for arguments in waiting)
+    told = [each["data"]["version"] for each in of_kind(objects, "ConfigMap") if "penstock.yaml" in each["data"]]
+    assert len(told) >= 6
+    assert set(told) == {version}
 
 
 @whatever_the_values

@@ -132,7 +132,8 @@ def test_a_pod_waits_for_the_setup_of_its_version_and_is_given_its_streams_envir
         assert f"prepared for version {version}" in done.stdout, done.stderr
     for role in ("api", "keeper", "gateway", "worker", "collector"):
         assert penstock("await", "aaaa", "-c", configuration, "--role", role).returncode == 0
-    late = penstock("await", "bbbb", "-c", configuration, *stream)
+    (tmp_path / "version").write_text("bbbb\n")
+    late = penstock("await", f"@{tmp_path / 'version'}", "-c", configuration, *stream)
     assert late.returncode == 0, late.stderr
     assert file.stat().st_mode & 0o777 == 0o640
     told = printed_by_bento(file, tmp_path)

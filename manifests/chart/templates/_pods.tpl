@@ -81,14 +81,15 @@ securityContext: {{- include "penstock.containerSecurity" . | nindent 2 }}
 {{ include "penstock.secretsVolume" . }}
 {{- end -}}
 
-{{/* Waits until `penstock setup` is done with this version of the configuration; for a stream of Bento it then writes
+{{/* Waits until `penstock setup` is done with the version of the configuration that its ConfigMap names, since a version
+     among the arguments would start every pod anew with any change; for a stream of Bento it then writes
      the environment, with the Secrets in it, into memory. Keys: root, component, stream. */}}
 {{- define "penstock.await" -}}
 - name: await-setup
   {{- include "penstock.python" . | nindent 2 }}
   args:
     - await
-    - {{ include "penstock.version" .root | quote }}
+    - "@/etc/penstock/version"
     - --role
     - {{ .component }}
 {{- with .stream }}

@@ -19,7 +19,12 @@ from penstock.wiring.stores import Role
 @app.command("await")
 def await_(
     version: Annotated[
-        str, typer.Argument(metavar="VERSION", help="As given to `penstock setup --version`.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="VERSION",
+            show_default=False,
+            help="As given to `penstock setup --version`; `@FILE`: the text of a file, read once.",
+        ),
     ],
     config: ConfigurationFiles = DEFAULT_FILES,
     role: Annotated[Role, typer.Option(help="As whom Redis is asked.")] = Role.API,
@@ -44,8 +49,18 @@ def await_(
     configuration = load(config)
     asyncio.run(
         await_setup(
-            configuration, version, role, timeout_s=timeout_s, tell=lambda line: typer.echo(line, err=True)
+            configuration, _text(version), role, timeout_s=timeout_s, tell=lambda line: typer.echo(line, err=True)
         )
     )  # fmt: skip
     if stream is not None and environment is not None:
         write_environment(configuration, stream, environment, os.environ)
+
+
+def _text(version: str) -> str:
+    """The version itself. A file keeps it out of a pod's template, or a change would start every pod anew."""
+    if not version.startswith("@"):
+        return version
+    try:
+        return Path(version[1:]).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise typer.BadParameter(f"{version[1:]} cannot be read: {error.strerror}") from error
