@@ -49,7 +49,7 @@ test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## run every test b
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) $(CHART_TOOLS) ## test the chart: its objects, its containers as processes, installed on a control plane
 	$(BIN)/pytest -n $(JOBS) -m "kubernetes and not cluster" tests/chart
-	$(BIN)/pytest -n0 -m "kubernetes and not cluster" tests/cluster# they share one control plane
+	$(BIN)/pytest -n0 -m "kubernetes and not cluster" tests/cluster
 
 .PHONY: test-cluster
 test-cluster: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(TOOLS)/bin/helm $(TOOLS)/bin/control-plane ## test scaling on the cluster of KUBECONFIG, which has KEDA installed
