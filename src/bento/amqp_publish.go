@@ -7,6 +7,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/warpstreamlabs/bento/public/service"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Metadata that amqp_publish writes: what became of the message. See the outcomes in amqp_session.go.
@@ -34,6 +35,7 @@ type amqpPublish struct {
 	exchange, routingKey, messageID *service.InterpolatedString
 	headers                         *service.MetadataFilter
 	outcomes                        *service.MetricCounter
+	tracing                         *tracing
 }
 
 func newAmqpPublish(conf *service.ParsedConfig, resources *service.Resources) (*amqpPublish, error) {
@@ -50,7 +52,7 @@ func newAmqpPublish(conf *service.ParsedConfig, resources *service.Resources) (*
 	return &amqpPublish{
 		session: newSession(url, timeout, resources.Logger(), connected), timeout: timeout,
 		exchange: exchange, routingKey: routingKey, messageID: messageID, headers: headers,
-		outcomes: resources.Metrics().NewCounter("amqp_publish_outcomes_total", "outcome"),
+		outcomes: resources.Metrics().NewCounter("amqp_publish_outcomes_total", "outcome"), tracing: theTracing(),
 	}, nil
 }
 
@@ -78,14 +80,36 @@ func (p *amqpPublish) Process(ctx context.Context, msg *service.Message) (servic
 	if err != nil {
 		return nil, err
 	}
+	span := p.follow(msg, pub)
 	outcome := p.session.publish(ctx, pub, p.timeout)
+	if span != nil {
+		if outcome != confirmed {
+			failed(span)
+		}
+		span.SetAttributes(text("penstock.outcome", outcome))
+		span.End()
+	}
 	p.outcomes.Incr(1, outcome)
 	msg.MetaSetMut(outcomeMetadata, outcome)
 	return service.MessageBatch{msg}, nil
 }
 
-func (p *amqpPublish) Close(context.Context) error {
+// follow opens the span of a publish, if the message has one, and names it to whoever will receive it.
+func (p *amqpPublish) follow(msg *service.Message, pub *publishing) trace.Span {
+	if p.tracing == nil || begunOf(msg) == nil {
+		return nil
+	}
+	ctx, span := p.tracing.requests.Start(msg.Context(), "send "+pub.exchange, trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(text("messaging.system", "rabbitmq"), text("messaging.operation.type", "send"),
+			text("messaging.destination.name", pub.exchange), text("messaging.message.id", pub.message.MessageId),
+			text("messaging.rabbitmq.destination.routing_key", pub.routingKey)))
+	pub.message.Headers[traceparent] = header(ctx)
+	return span
+}
+
+func (p *amqpPublish) Close(ctx context.Context) error {
 	p.session.close()
+	flush(ctx)
 	return nil
 }
 

@@ -6,13 +6,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/warpstreamlabs/bento/public/service"
+	"go.opentelemetry.io/otel/trace"
 )
+
+// Paths that may become names of spans: what a client invents may not.
+var knownPath = regexp.MustCompile("^/v1/async/(chat/completions|completions|embeddings)$").MatchString
 
 const (
 	requestsMax  = 256 // at once; one more is answered 503 before its body is read
@@ -32,6 +37,7 @@ type front struct {
 	places   chan struct{}
 	requests chan frontRequest
 	stopped  chan struct{}
+	tracing  *tracing
 }
 
 type frontRequest struct {
@@ -56,7 +62,7 @@ func newFront(conf *service.ParsedConfig, log *service.Logger) (*front, error) {
 	bytesMax, wrongBytes := conf.FieldInt("body_bytes_max")
 	headers, wrongHeaders := conf.FieldStringList("headers")
 	f := &front{log: log, bytesMax: int64(bytesMax), headers: headers, places: make(chan struct{}, requestsMax),
-		requests: make(chan frontRequest), stopped: make(chan struct{})}
+		requests: make(chan frontRequest), stopped: make(chan struct{}), tracing: theTracing()}
 	f.server = &http.Server{Addr: address, Handler: f, ReadTimeout: arrivalMax, ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 	return f, errors.Join(wrongAddress, wrongBytes, wrongHeaders)
@@ -118,6 +124,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the request did not arrive whole", http.StatusRequestTimeout)
 		return
 	}
+	message, span := f.follow(r, message)
+	if span != nil {
+		defer span.End()
+	}
 	message, answers := message.WithSyncResponseStore()
 	done := make(chan error, 1)
 	select {
@@ -139,17 +149,48 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.busy(w)
 		return
 	}
-	f.answer(w, batches[0][0])
+	status := f.answer(w, batches[0][0])
+	if span != nil {
+		told(span, status, batches[0][0])
+	}
 }
 
-func (f *front) answer(w http.ResponseWriter, message *service.Message) {
+// follow opens the span of a request, and names it in the message's metadata in place of the client's.
+func (f *front) follow(r *http.Request, message *service.Message) (*service.Message, trace.Span) {
+	if f.tracing == nil {
+		return message, nil
+	}
+	name := r.Method
+	if knownPath(r.URL.Path) {
+		name += " " + r.URL.Path
+	}
+	ctx, span := f.tracing.requests.Start(remote(r.Context(), r.Header.Get(traceparent)), name,
+		trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(text("http.request.method", r.Method)))
+	if !span.IsRecording() { // whoever comes next is told of that choice
+		message.MetaSetMut(traceparent, header(ctx))
+		return message, nil
+	}
+	message.MetaSetMut("traced", "yes")
+	return begin(ctx, message, &begun{span: span}), span
+}
+
+func told(span trace.Span, status int, answer *service.Message) {
+	id, _ := answer.MetaGet(answerHeader + "x-request-id")
+	span.SetAttributes(number("http.response.status_code", status), text("penstock.request_id", id))
+	if status >= http.StatusInternalServerError {
+		failed(span)
+	}
+}
+
+// answer writes what a stream answered, and tells its status.
+func (f *front) answer(w http.ResponseWriter, message *service.Message) int {
 	body, err := message.AsBytes()
 	text, _ := message.MetaGet(answerStatus)
 	status, wrong := strconv.Atoi(text)
 	if err != nil || wrong != nil {
 		f.log.Errorf("an answer has no status or body: %v %v", err, wrong)
 		f.busy(w)
-		return
+		return http.StatusServiceUnavailable
 	}
 	_ = message.MetaWalk(func(key, value string) error {
 		if name, found := strings.CutPrefix(key, answerHeader); found {
@@ -160,6 +201,7 @@ func (f *front) answer(w http.ResponseWriter, message *service.Message) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+	return status
 }
 
 func (f *front) busy(w http.ResponseWriter) {
@@ -181,7 +223,9 @@ func (f *front) Read(ctx context.Context) (*service.Message, service.AckFunc, er
 
 func (f *front) Close(ctx context.Context) error {
 	close(f.stopped)
-	return f.server.Shutdown(ctx)
+	err := f.server.Shutdown(ctx)
+	flush(ctx)
+	return err
 }
 
 func init() {

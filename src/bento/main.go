@@ -1,8 +1,8 @@
 // Penstock's Bento: the components that config/bento uses, and some of our own.
 //
 // Stock Bento brings every component there is; this one is a third of its size, bounds what comes over HTTP
-// (bounded_http), can say of each publish what became of it (amqp_publish), and continues a trace that came through the
-// broker (trace_extract).
+// (bounded_http), can say of each publish what became of it (amqp_publish), refuses without calling that an error (judge),
+// and is part of the trace that a message belongs to (trace_begin, trace_end).
 package main
 
 import (
@@ -15,7 +15,6 @@ import (
 
 	_ "github.com/warpstreamlabs/bento/public/components/amqp09"
 	_ "github.com/warpstreamlabs/bento/public/components/io"
-	_ "github.com/warpstreamlabs/bento/public/components/otlp"
 	_ "github.com/warpstreamlabs/bento/public/components/prometheus"
 	_ "github.com/warpstreamlabs/bento/public/components/pure"
 	_ "github.com/warpstreamlabs/bento/public/components/redis"

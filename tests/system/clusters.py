@@ -41,6 +41,7 @@ class Cluster(Program):
         folder: Path,
         *model_options: str,
         limits: tuple[str, ...] = LIMITS,
+        tracing: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         queue: Mapping[str, Any] | None = None,
         capacity: Mapping[str, int] | None = None,
@@ -62,6 +63,7 @@ class Cluster(Program):
             "organisations": {ORGANISATION: {"plan": "p"}, "other": {"plan": "p"}},
             "server": self.ports,
             "queue": {"shards": 3, **(queue or {})},
+            "tracing": tracing or {},
         }
         (folder / "penstock.yaml").write_text(yaml.safe_dump(described))
         super().__init__(folder, "up", "--data", str(self.data), environment=environment)

@@ -80,6 +80,19 @@ class Receiver:
             raise AssertionError(f"{error}; there are {sorted((s.service, s.name) for s in found())}") from None
         return found()
 
+    def linked(self, traces: set[str], *, names: set[str]) -> list[Span]:
+        """The spans of other traces that link to these, once there are some of each name."""
+
+        def found() -> list[Span]:
+            return [
+                span
+                for span in list(self.spans)
+                if {trace for trace, _ in span.links} & traces and span.trace not in traces
+            ]
+
+        until(lambda: {span.name for span in found()} == names)
+        return found()
+
 
 def _spans(request: Any) -> list[Span]:
     found = []
