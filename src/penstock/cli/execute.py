@@ -57,7 +57,7 @@ def execute(
     if concurrency is None:
         concurrency = configuration.queue.concurrency * max(1, len(configuration.models))
     as_text = resolve_format(log_format, is_terminal=sys.stdout.isatty()) is LogFormat.TEXT
-    writer = LineWriter(sys.stdout.fileno())
+    writer = LineWriter(sys.stdout.fileno(), service="executor")
     configure_log(writer, LogFormat.TEXT if as_text else LogFormat.JSON)
     try:
         uvloop.run(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
 import typer
 import uvloop
 
+from penstock.adapters.observing.lines import LineWriter
+from penstock.adapters.observing.log import LogFormat, configure_log, resolve_format
 from penstock.api.server import stop_on_signals
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles
@@ -32,6 +35,9 @@ def keeper(
         float,
         typer.Option(min=0, help="After Redis lost its state: seconds in which running requests may claim theirs."),
     ] = LEASE_MS / 1000,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="What it logs, on standard output; auto: text on a terminal.")
+    ] = LogFormat.AUTO,
 ) -> None:
     """Carry what the quota decided into the ledger, and keep the quota in order.
 
@@ -44,7 +50,13 @@ def keeper(
 
         penstock keeper -c penstock.yaml
     """
-    uvloop.run(_keep(load(config), operations_host, operations_port, lease_s, rebuild_s))
+    configuration = load(config)
+    writer = LineWriter(sys.stdout.fileno(), service="keeper")
+    configure_log(writer, resolve_format(log_format, is_terminal=sys.stdout.isatty()))
+    try:
+        uvloop.run(_keep(configuration, operations_host, operations_port, lease_s, rebuild_s))
+    finally:
+        writer.close()
 
 
 async def _keep(configuration: Configuration, host: str, port: int, lease_s: float, rebuild_s: float) -> None:

@@ -59,7 +59,7 @@ def serve(
     configuration = _overridden(configuration, host, port, operations_port)
     as_text = resolve_format(log_format, is_terminal=sys.stdout.isatty()) is LogFormat.TEXT
     delay_s = _duration_ms(stop_delay) / 1000
-    writer = LineWriter(sys.stdout.fileno())
+    writer = LineWriter(sys.stdout.fileno(), service="api")
     configure_log(writer, LogFormat.TEXT if as_text else LogFormat.JSON)
     try:
         uvloop.run(_serve(configuration, places, writer, as_text=as_text, delay_s=delay_s))

@@ -66,6 +66,7 @@ def test_one_request_makes_one_json_line_that_says_what_happened(tmp_path: Path)
     assert json.loads(line) == {
         "time": "2023-11-14T22:13:20.123Z",
         "level": "info",
+        "service": "penstock",
         "event": "request",
         "request_id": "r-1",
         "route": "chat.completions",

@@ -19,14 +19,21 @@ class LineWriter:
 
     Args:
         descriptor: Open for writing, blocking; left open by ``close``.
+        service: What kind of process writes; part of each line of JSON.
         flush_every_s: The longest that a line waits while the reader keeps up.
         pending_bytes_max: Lines beyond this are dropped and counted.
     """
 
     def __init__(
-        self, descriptor: int, *, flush_every_s: float = FLUSH_EVERY_S, pending_bytes_max: int = PENDING_BYTES_MAX
+        self,
+        descriptor: int,
+        *,
+        service: str = "penstock",
+        flush_every_s: float = FLUSH_EVERY_S,
+        pending_bytes_max: int = PENDING_BYTES_MAX,
     ) -> None:
         self._descriptor = descriptor
+        self.service = service
         self._flush_every_s = flush_every_s
         self._pending_bytes_max = pending_bytes_max
         self._lines: list[bytes] = []

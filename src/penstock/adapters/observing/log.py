@@ -35,19 +35,24 @@ def resolve_format(wanted: LogFormat, *, is_terminal: bool) -> LogFormat:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event (the message), logger, the call's ``extra``, and an exception.
+    """One JSON object a line: time, level, service, event (the message), logger, the call's ``extra``, an exception.
 
     Example:
         >>> record = logging.makeLogRecord({"name": "penstock", "levelname": "INFO", "msg": "started", "created": 0})
-        >>> JsonFormatter().format(record)
-        '{"time":"1970-01-01T00:00:00.000Z","level":"info","event":"started","logger":"penstock"}'
+        >>> JsonFormatter("api").format(record)
+        '{"time":"1970-01-01T00:00:00.000Z","level":"info","service":"api","event":"started","logger":"penstock"}'
     """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
         """Encode ``record``; values that JSON does not know become their ``str``."""
         line: dict[str, object] = {
             "time": _time(record.created),
             "level": record.levelname.lower(),
+            "service": self._service,
             "event": record.getMessage(),
             "logger": record.name,
         }
@@ -108,7 +113,7 @@ def configure_log(writer: LineWriter, log_format: LogFormat, *, level: int = log
         The handler, for ``logging.getLogger().removeHandler`` at shutdown.
     """
     handler = WriterHandler(writer)
-    handler.setFormatter(TextFormatter() if log_format is LogFormat.TEXT else JsonFormatter())
+    handler.setFormatter(TextFormatter() if log_format is LogFormat.TEXT else JsonFormatter(writer.service))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -25,6 +25,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True, kw_only=False):
 
     time: str
     level: str
+    service: str
     event: str
     request_id: str
     route: str = ""
@@ -92,6 +93,7 @@ class RequestLog:
         event = {
             "time": self._time(),
             "level": "info" if healthy else "warning",
+            "service": self._writer.service,
             "event": "upstream_back" if healthy else "upstream_ejected",
             "model": model,
             "upstream": upstream,
@@ -106,6 +108,7 @@ class RequestLog:
         return RequestLine(
             self._time(),
             "info" if status < 500 else "error",
+            self._writer.service,
             "request",
             record.request_id[:64],
             names.route(record.route),
