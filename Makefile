@@ -116,6 +116,10 @@ SOAK_MINUTES ?= 120
 soak: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## two hours of mixed load on a whole cluster with a fault a minute; SOAK_MINUTES=10 for less
 	$(BIN)/python -m tests.system.soak --minutes $(SOAK_MINUTES)
 
+.PHONY: drill
+drill: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## break a cluster in many ways, and see that the right alert fires each time; about 15 minutes
+	$(BIN)/python -m tests.system.drill
+
 .PHONY: bento
 bento: $(BENTO) ## build our Bento distribution into the user's cache folder
 

@@ -116,23 +116,25 @@ def _as_owner() -> tuple[str, ...]:
 
 @dataclass(slots=True, kw_only=True)
 class RabbitmqServer:
-    """RabbitMQ with its management API, and a port mapper of its own, so that no daemon is left behind."""
+    """RabbitMQ with its management API and its metrics, and a port mapper of its own, so that no daemon is left behind."""
 
     folder: Path
     password: str = field(repr=False)
     port: int = field(default_factory=free_port)
     management_port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
     username: str = ADMINISTRATOR
 
     def programs(self) -> tuple[Program, ...]:
         """What to run: the port mapper, then the broker."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mapper_port, distribution_port = free_port(), free_port()
-        (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n")
         _write_private(
             self.folder / "rabbitmq.conf",
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
+            f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {self.metrics_port}\n"
             f"default_user = {self.username}\ndefault_pass = {self.password}\n"
             "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 1GB\n"
             "consumer_timeout = 7200000\nlog.console = true\nlog.file = false\n",
