@@ -16,6 +16,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"^(?:\$ )?(?:[\w./]*/)?penstock((?: [a-z][a-z-]*)+)")
 _TARGET = re.compile(r"^(?:\$ )?make((?: [a-z][a-z-]*)+)")
 _METRIC = re.compile(r"^penstock_[a-z_]+$")
+_ALERT = re.compile(r"\bPenstock[A-Z]\w+")
 _SECTIONS = r"models|plans|organisations|server|auth|stores|kubernetes|global"
 
 
@@ -91,6 +92,13 @@ def unknown_metrics(path: str, text: str, *, source: str) -> Iterator[str]:
         name = re.sub(r"(_total|_bucket|_count|_sum)$", "", shown)
         if _METRIC.match(shown) and f'"{name}' not in source:
             yield f"{path}: `{shown}`: no such metric"
+
+
+def unknown_alerts(path: str, text: str, *, alerts: Set[str]) -> Iterator[str]:
+    """Names of alerts that no rule has; ``PenstockX`` is an alert's, wherever it stands."""
+    for shown in sorted(set(_ALERT.findall(text))):
+        if shown not in alerts:
+            yield f"{path}: {shown}: no such alert"
 
 
 def unknown_settings(path: str, text: str, *, exists: Callable[[str], bool]) -> Iterator[str]:

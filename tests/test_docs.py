@@ -75,6 +75,12 @@ def functions_and_users() -> str:
     return "".join(f'"{name}"' for name in names)
 
 
+@cache
+def alerts() -> frozenset[str]:
+    files = (ROOT / "config/prometheus/rules").glob("*.yaml")
+    return frozenset(re.findall(r"^ +- alert: (\w+)$", "\n".join(path.read_text() for path in files), re.MULTILINE))
+
+
 def read(path: str) -> str:
     return (ROOT / path).read_text()
 
@@ -112,6 +118,11 @@ def test_every_metric_exists(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", MARKDOWN)
+def test_every_alert_exists(path: str) -> None:
+    assert list(rules.unknown_alerts(path, read(path), alerts=alerts())) == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
 def test_every_json_and_yaml_block_can_be_read(path: str) -> None:
     assert list(rules.unreadable_fences(path, read(path))) == []
 
@@ -141,6 +152,7 @@ def test_every_picture_is_drawn_from_its_source(source: Path) -> None:
         ("`penstock keys fly`", "no such command"),
         ("`make fly`", "no such target"),
         ("`penstock_flights_total`", "no such metric"),
+        ("PenstockFlies is firing", "no such alert"),
         ("`models.<name>.fly`", "no such setting"),
         ("```json\n{,}\n```", "cannot be read"),
         ("```yaml\n{a: [\n```", "cannot be read"),
@@ -157,6 +169,7 @@ def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: s
         *rules.unknown_commands("page.md", text, commands={"serve", "keys create"}),
         *rules.unknown_targets("page.md", text, targets={"serve"}),
         *rules.unknown_metrics("page.md", text, source='Counter("penstock_requests")'),
+        *rules.unknown_alerts("page.md", text, alerts={"PenstockStoreDown"}),
         *rules.unknown_settings("page.md", text, exists=lambda at: rules.setting_exists(small, at)),
         *rules.unreadable_fences("page.md", text),
     ]
@@ -180,5 +193,6 @@ def test_each_rule_lets_pass_what_is_there(tmp_path: Path) -> None:
     assert list(rules.unknown_commands("page.md", text, commands={"keys create"})) == []
     assert list(rules.unknown_targets("page.md", text, targets={"serve"})) == []
     assert list(rules.unknown_metrics("page.md", "`penstock_requests_total`", source='"penstock_requests"')) == []
+    assert list(rules.unknown_alerts("page.md", "PenstockStoreDown", alerts={"PenstockStoreDown"})) == []
     assert rules.setting_exists(small, "models.<name>.price")
     assert list(rules.unreadable_fences("page.md", text)) == []

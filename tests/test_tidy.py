@@ -49,6 +49,7 @@ REVIEWED_SLEEPS: dict[str, str] = {
     "tests/system/services.py::wait_until": "polls a server that says nowhere when it is ready",
     "tests/system/services.py::kill": "polls until a killed server's grandchild has let go of its port",
     "tests/system/clusters.py::until": "asks a cluster of ten processes, which tell nobody of each change",
+    "tests/system/drill.py::_watched": "Prometheus is asked until an alert fires, some time after its cause",
     "tests/test_wheel.py::wait_until_ready": "another program starts; its port is asked until it answers",
 }
 

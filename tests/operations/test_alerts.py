@@ -92,32 +92,14 @@ def metrics_of(expression: str) -> frozenset[str]:
     return frozenset(name for name in _NAME.findall(bare) if name not in _LANGUAGE and not name.isdigit())
 
 
-# Figures of the keeper and of the stores that the registries are about to give.
+# Figures of the keeper that the registries are about to give.
 AWAITED: Final = frozenset(
-    f"penstock_{name}"
-    for name in [
-        "definitions_age_seconds",
-        "keeper_active",
-        "keeper_expired_total",
-        "keeper_rebuilding_organisations",
-        "outbox_oldest_age_seconds",
-        "outbox_events",
-        "audit_differences",
-        "audit_last_success_timestamp_seconds",
-        "overdue_holds",
-        "spool_entries",
-        "inter_token_duration_seconds_bucket",
-        "queue_wait_seconds_bucket",
-        "queue_wait_seconds_count",
-        "queue_waiting_jobs",
-        "queue_running_jobs",
-        "queue_oldest_age_seconds",
-        "dead_letters",
-        "scaling_replicas",
-        "authentication_failures_total",
-        "certificate_expiry_timestamp_seconds",
-        "store_up",
-    ]
+    {
+        "penstock_audit_differences",
+        "penstock_audit_last_success_timestamp_seconds",
+        "penstock_dead_letters",
+        "penstock_overdue_holds",
+    }
 )
 
 

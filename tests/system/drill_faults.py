@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.system.drill_scene import SMALL, Scene
+from tests.system.drill_scene import SMALL, YEAR_S, Scene, certify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,23 +74,21 @@ def _tampered(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def _certificate_ends(scene: Scene) -> Iterator[None]:
+    certify(scene.cluster.certificate, valid_s=120.0)
+    try:
+        yield
+    finally:
+        certify(scene.cluster.certificate, valid_s=YEAR_S)
+
+
+@contextmanager
 def _figures_gone(scene: Scene) -> Iterator[None]:
     scene.sql("ALTER TABLE scaling_figures RENAME TO scaling_figures_away")
     try:
         yield
     finally:
         scene.sql("ALTER TABLE scaling_figures_away RENAME TO scaling_figures")
-
-
-def _and(*hows: Callable[[Scene], AbstractContextManager[None]]) -> Callable[[Scene], AbstractContextManager[None]]:
-    @contextmanager
-    def together(scene: Scene) -> Iterator[None]:
-        with ExitStack() as stack:
-            for how in hows:
-                stack.enter_context(how(scene))
-            yield
-
-    return together
 
 
 FAULTS: Final = (
@@ -117,7 +115,7 @@ FAULTS: Final = (
     Fault(
         what="the gateway stands still", how=lambda scene: scene.frozen("gateway"),
         fires="PenstockComponentDown", labels={"job": "penstock-gateway"},
-        implies=DOWN | ERRORS | _named("GatewayDisconnected PublishesFail"),
+        implies=DOWN | ERRORS | JOBS_WAIT | _named("GatewayDisconnected PublishesFail"),
     ),
     Fault(
         what="the collector stands still", how=lambda scene: scene.frozen("collector"),
@@ -153,7 +151,8 @@ FAULTS: Final = (
         implies=ERRORS | JOBS_WAIT | _named("ModelDown UpstreamDown UpstreamFlaps"),
     ),
     Fault(
-        what="the model server begins late", how=lambda scene: scene.asking(simulate="tokens=5 fault=slow_first_byte:3500"),
+        what="the model server begins late",
+        how=lambda scene: scene.asking(simulate="tokens=5 fault=slow_first_byte:3500", is_streamed=True),
         fires="PenstockFirstTokenBurnFast", implies=LATE,
     ),
     Fault(
@@ -181,6 +180,10 @@ FAULTS: Final = (
     Fault(
         what="the table of scaling figures is gone", how=_figures_gone, fires="PenstockScalerBlind",
         implies=STORE,
+    ),
+    Fault(
+        what="a certificate ends soon", how=_certificate_ends, fires="PenstockCertificateExpiresNow",
+        implies=_named("CertificateExpiresSoon"),
     ),
     Fault(
         what="somebody tries keys", how=lambda scene: scene.asking(key="psk_acme_guessed_secret"),

@@ -9,12 +9,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.system.clusters import Cluster, until
 from tests.system.programs import SimulatedModel
@@ -25,6 +29,7 @@ USUAL: Final = ("--decode", "200")
 CLIENTS: Final = 4
 PAUSE_S: Final = 1.0
 REQUEST_S: Final = 10.0
+YEAR_S: Final = 365 * 86400.0
 SMALL: Final = "small"
 """An organisation that may do next to nothing."""
 
@@ -35,9 +40,13 @@ class DrillCluster(Cluster):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, *USUAL)
         file = folder / "penstock.yaml"
+        self.certificate = folder / "ca.pem"
+        certify(self.certificate, valid_s=YEAR_S)
         described = yaml.safe_load(file.read_text())
         for model in described["models"].values():
             model["capacity"] = {"tokens_per_second": 2500, "concurrency": 16}
+        secured = {"url": "https://127.0.0.1:1", "ca": {"file": str(self.certificate)}}
+        described["models"]["n"]["upstream"] = [secured]  # nobody asks it
         described["plans"][SMALL] = {"limits": ["1 requests/minute"]}
         described["organisations"][SMALL] = {"plan": SMALL}
         file.write_text(yaml.safe_dump(described))
@@ -102,7 +111,7 @@ class Load:
 class Scene:
     """A cluster, its load, and hands on everything in it."""
 
-    def __init__(self, cluster: Cluster, load: Load) -> None:
+    def __init__(self, cluster: DrillCluster, load: Load) -> None:
         self.cluster = cluster
         self.load = load
 
@@ -226,6 +235,16 @@ class Scene:
 
     def _postgresql(self) -> dict[str, str]:
         return {**os.environ, "PGPASSWORD": _secret(self._store("postgresql"))}
+
+
+def certify(file: Path, *, valid_s: float) -> None:
+    """Write a certificate that ends so soon."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "drill")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(seconds=valid_s))
+    file.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
 def _secret(store: Mapping[str, Any]) -> str:

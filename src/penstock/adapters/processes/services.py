@@ -116,7 +116,7 @@ def _as_owner() -> tuple[str, ...]:
 
 @dataclass(slots=True, kw_only=True)
 class RabbitmqServer:
-    """RabbitMQ with its management API and its metrics, and a port mapper of its own, so that no daemon is left behind."""
+    """RabbitMQ with its management API, its metrics and a port mapper of its own, so that no daemon is left behind."""
 
     folder: Path
     password: str = field(repr=False)
