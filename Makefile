@@ -24,8 +24,9 @@ HELM_VERSION := v3.22.0
 KUBECONFORM_VERSION := v0.8.0
 KWOK_VERSION := v0.8.0
 KUBERNETES_VERSION := 1.36.3
-CHART_TOOLS := $(TOOLS)/schemas/custom $(TOOLS)/bin/helm $(TOOLS)/bin/kubeconform $(TOOLS)/bin/control-plane $(TOOLS)/bin/kwok
+CHART_TOOLS := $(TOOLS)/schemas/custom $(TOOLS)/bin/helm $(TOOLS)/bin/kubeconform $(TOOLS)/bin/control-plane $(TOOLS)/bin/kwok $(TOOLS)/bin/otel-collector
 CONTROL_PLANE := tests/cluster/control_plane
+OTEL_COLLECTOR := tests/system/otel_collector
 RENDERED := manifests/rendered/penstock.yaml
 GO_INSTALL = echo "Building $(@F) into $(@D): minutes on 2 cores the first time" && CGO_ENABLED=0 GOBIN=$(@D) go install -ldflags='-s -w'
 
@@ -49,14 +50,14 @@ test: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) ## run every test b
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(BENTO) $(CHART_TOOLS) ## test the chart: its objects, its containers as processes, installed on a control plane
 	$(BIN)/pytest -n $(JOBS) -m "kubernetes and not cluster" tests/chart
-	$(BIN)/pytest -n0 -m "kubernetes and not cluster" tests/cluster
+	$(BIN)/pytest -n0 -m "kubernetes and not cluster" tests/cluster tests/system/test_traces.py
 
 .PHONY: test-cluster
 test-cluster: $(VENV)/test-packages.stamp $(VENV)/dev.stamp $(TOOLS)/bin/helm $(TOOLS)/bin/control-plane ## test scaling on the cluster of KUBECONFIG, which has KEDA installed
 	$(BIN)/pytest -n0 -rs -m cluster
 
 .PHONY: kubernetes-tools
-kubernetes-tools: $(CHART_TOOLS) ## build helm, kubeconform, a control plane and kwok, and make schemas, in the user's cache folder
+kubernetes-tools: $(CHART_TOOLS) ## build helm, kubeconform, a control plane, kwok and a collector of traces, and make schemas, in the user's cache folder
 
 $(TOOLS)/bin/helm: ; @$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 $(TOOLS)/bin/kubeconform: ; @$(GO_INSTALL) github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION)
@@ -69,6 +70,11 @@ $(TOOLS)/bin/control-plane: $(addprefix $(CONTROL_PLANE)/,main.go go.mod go.sum)
 	@cd $(CONTROL_PLANE) && CGO_ENABLED=0 go build -mod=readonly -trimpath -o $@ -ldflags='-s -w \
 	    -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES_VERSION) \
 	    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' .
+
+$(TOOLS)/bin/otel-collector: $(addprefix $(OTEL_COLLECTOR)/,main.go go.mod go.sum)
+	@echo "Building a collector of traces into $@: 2 minutes on 2 cores the first time, seconds later"
+	@mkdir -p $(@D)
+	@cd $(OTEL_COLLECTOR) && CGO_ENABLED=0 go build -mod=readonly -trimpath -o $@ -ldflags='-s -w' .
 
 $(TOOLS)/schemas/custom: | $(VENV)/dev.stamp
 	$(BIN)/python -m tests.chart.schemas $(TOOLS)/schemas

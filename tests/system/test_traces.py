@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.system.clusters import Cluster
 from tests.system.deployments import Client, Embedded
-from tests.system.traces import Receiver, Span, shape
+from tests.system.traces import Receiver, Span, collector, shape
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,20 @@ CLIENT, CONSUMER, PRODUCER, SERVER = 3, 5, 4, 2
 
 
 def test_a_clusters_trace_of_each_lane_is_whole(tmp_path: Path, receiver: Receiver) -> None:
-    cluster = Cluster(tmp_path, "--traces", receiver.url, tracing={"endpoint": receiver.url, "ratio": 0})
+    whole_in_a_cluster(tmp_path, receiver, receiver.url)
+
+
+@pytest.mark.kubernetes
+def test_the_opentelemetry_collector_takes_a_clusters_traces_and_hands_them_on(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    with collector(tmp_path / "collector", receiver.url) as endpoint:
+        whole_in_a_cluster(tmp_path, receiver, endpoint)
+
+
+def whole_in_a_cluster(folder: Path, receiver: Receiver, endpoint: str) -> None:
+    """One trace of each lane has every span, and what is not to be recorded none."""
+    cluster: Any = Cluster(folder, "--traces", endpoint, tracing={"endpoint": endpoint, "ratio": 0})
     cluster.start()
     try:
         with Client(cluster) as client:

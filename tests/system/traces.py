@@ -1,16 +1,25 @@
-"""Where the spans of a test arrive: a receiver of OTLP over HTTP, and what it was sent as plain records."""
+"""Where the spans of a test arrive: a receiver of OTLP over HTTP, and what it was sent as plain records.
+
+``collector`` puts OpenTelemetry's own in front of it, as ``otel_collector`` builds it.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.chart.rendering import tool
 from tests.system.deployments import until
+from tests.system.services import STOP_S, free_port, wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +135,27 @@ def shape(spans: list[Span]) -> dict[str, str]:
     """Each span's ``service: name`` by its parent's, for one trace without doubles; the first has an empty parent."""
     names = {span.id: f"{span.service}: {span.name}" for span in spans}
     return {names[span.id]: names.get(span.parent, span.parent) for span in spans}
+
+
+@contextmanager
+def collector(folder: Path, receiver_url: str) -> Iterator[str]:
+    """OpenTelemetry's collector, which hands on what it takes to a receiver; the address that it takes it at."""
+    folder.mkdir()
+    port, log_file = free_port(), folder / "log"
+    configuration = {
+        "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{port}"}}}},
+        "exporters": {"otlphttp": {"endpoint": receiver_url, "compression": "none"}},
+        "service": {
+            "telemetry": {"metrics": {"level": "none"}},
+            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["otlphttp"]}},
+        },
+    }
+    command = [str(tool("otel-collector")), "--config", f"yaml:{json.dumps(configuration)}"]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: b"Everything is ready" in log_file.read_bytes(), process, log_file, bound_s=60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
