@@ -90,6 +90,11 @@ dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards, config/grafana, and
 	@$(BIN)/python -m manifests.dashboards
 	@$(BIN)/python manifests/generate.py
 
+.PHONY: docs
+docs: $(VENV)/dev.stamp ## build the documentation as a site with search, build/docs; then .venv/bin/mkdocs serve shows it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
+
 .PHONY: check
 check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configuration: under two minutes
 	$(BIN)/ruff format --check .
@@ -168,7 +173,7 @@ lock: $(VENV)/uv.stamp ## write requirements/*.txt anew from pyproject.toml; UPG
 
 .PHONY: clean
 clean: ## remove what was installed and made here; data written by `make serve` stays
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/uv.stamp: requirements/bootstrap.txt

@@ -68,6 +68,7 @@ TESTS_OF_NO_LAYER = frozenset(
         "operations",
         "tidy",
         "tidy_rules",
+        "site",
         "wheel",
         "simulation",
         "system",
