@@ -39,6 +39,7 @@ from tests.system.bento import Cluster, Gateway, found_bento
 from tests.system.clusters import until
 from tests.system.keepers import World
 from tests.system.programs import Announced, SimulatedModel
+from tests.system.restoring import Archived
 from tests.system.services import Redis
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,7 @@ def queue(place: Path) -> Iterator[dict[str, str]]:
             "OPERATIONS_URL": f"http://127.0.0.1:{gateway.operations_port}",
             "GATEWAY_LOG": str(gateway.log),
             "MANAGEMENT_URL": cluster.broker.management_url.replace("://", login),
+            "BACKUP": str(place),
         }
     finally:
         gateway.stop()
@@ -165,5 +167,33 @@ def keeper(place: Path) -> Iterator[dict[str, str]]:
         world.stop()
 
 
+@contextmanager
+def backup(place: Path) -> Iterator[dict[str, str]]:
+    """A PostgreSQL that archives its log, with three requests in the ledger: its own variables, and ``BACKUP``."""
+    world = World(place)
+    world.postgresql = server = Archived(place / "archived")
+    folder = place / "backup"
+    folder.mkdir()
+    try:
+        world.start()
+        world.keeper()
+        until(world.is_ready)
+        world.settle(3)
+        world.assert_whole()
+        server.archive_log()
+        yield {
+            "PATH": f"{server.programs}:{os.environ['PATH']}",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(server.port),
+            "PGUSER": "penstock",
+            "PGPASSWORD": server.password,
+            "PGDATABASE": "penstock",
+            "ARCHIVE": str(server.archive),
+            "BACKUP": str(folder),
+        }
+    finally:
+        world.stop()
+
+
 Stage = Callable[[Path], AbstractContextManager[dict[str, str]]]
-STAGES: dict[str, Stage] = {"keeper": keeper, "queue": queue, "redis": redis, "serve": serve}
+STAGES: dict[str, Stage] = {"backup": backup, "keeper": keeper, "queue": queue, "redis": redis, "serve": serve}

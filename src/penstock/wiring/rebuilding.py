@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -79,6 +79,7 @@ async def rebuild_now(
         restorer = await parts.enter_async_context(open_restorer(configuration, Role.KEEPER))
         rebuilder = Rebuilder(books, quota, restorer, clock, lease_ms=round(rebuild_s * 1000), tell=tell)
         drain = partial(_drained, outbox, books)
+        await _keep_epochs(quota, books, lost, now_ms=clock.now_ms())
         begun_s = time.monotonic()
         await _rebuilt(rebuilder, restorer, governing, lost, drain, is_forced=is_forced)
         tell(f"rebuilt in {time.monotonic() - begun_s:.1f} s; admissions begin in {rebuild_s:.0f} s")
@@ -128,6 +129,14 @@ async def _rebuilt(
             await drain()
             await restorer.forget(name)
         await rebuilder.tend(name, governing.version, definitions, is_lost=True, drain=drain)
+
+
+async def _keep_epochs(quota: RedisStore, books: KeeperStore, names: Iterable[str], *, now_ms: int) -> None:
+    """A database from a backup may not know the epoch that Redis is in: it must not begin a second time."""
+    for name in names:
+        found = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms))
+        if not isinstance(found, NotReady):
+            await books.keep_epoch(name, found.epoch)
 
 
 async def _drained(outbox: Outbox, books: KeeperStore) -> None:

@@ -19,6 +19,7 @@ from penstock.wiring.doctoring.certificates import check_certificates
 from penstock.wiring.doctoring.clocks import check_clocks
 from penstock.wiring.doctoring.database_file import check_database_file
 from penstock.wiring.doctoring.files import check_disk, check_secrets, check_spool
+from penstock.wiring.doctoring.gap import check_gap
 from penstock.wiring.doctoring.ledger import check_definitions, check_drift, check_organisations, check_service
 from penstock.wiring.doctoring.patient import Patient, cause_and_fix
 from penstock.wiring.doctoring.postgresql import check_keeper, check_postgresql, check_results, check_schema
@@ -54,6 +55,7 @@ class Check:
 
 CLUSTER = (
     Check("drift", check_drift, _REDIS | _POSTGRESQL),
+    Check("gap", check_gap, _REDIS | _POSTGRESQL),
     Check("keeper", check_keeper, _POSTGRESQL),
     Check("organisations", check_organisations, _REDIS | _POSTGRESQL),
     Check("functions", check_functions, _REDIS),
