@@ -63,9 +63,13 @@ def is_as_shown(printed: str, shown_output: str) -> bool:
         >>> is_as_shown("a 17\\n", "a ..."), is_as_shown("a\\nb\\nc", "a\\n...\\nc"), is_as_shown("a 17", "a 1")
         (True, True, False)
     """
-    patterns = [_pattern(line.rstrip()) for line in shown_output.strip("\n").split("\n")]
-    tidy = "\n".join(line.rstrip() for line in printed.strip("\n").split("\n"))
-    return re.fullmatch("\n".join(patterns), tidy) is not None
+    patterns = [_pattern(line) for line in _tidy(shown_output).split("\n")]
+    return re.fullmatch("\n".join(patterns), _tidy(printed)) is not None
+
+
+def _tidy(text: str) -> str:
+    """Without the blanks that end lines, and without the blank lines around it."""
+    return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
 def _pattern(line: str) -> str:

@@ -26,10 +26,9 @@ PAGES = frozenset(
         "ORGANIZATION",
         *(f"01-architecture/{page}" for page in ("overview", "data-flow", "quota")),
         *(f"02-core-components/bento/{page}" for page in ("overview", "concepts", "setup", "operations")),
-        "02-core-components/keda",
         *(
             f"02-core-components/{component}/{page}"
-            for component in ("api-service", "postgresql", "rabbitmq", "redis")
+            for component in ("api-service", "keda", "postgresql", "rabbitmq", "redis")
             for page in ("concepts", "setup", "operations")
         ),
         *(f"03-deployment/{page}" for page in ("kubernetes-setup", "helm-charts", "scaling")),

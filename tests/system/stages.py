@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import openai
@@ -195,5 +196,34 @@ def backup(place: Path) -> Iterator[dict[str, str]]:
         world.stop()
 
 
+@contextmanager
+def files(place: Path) -> Iterator[dict[str, str]]:
+    """No service: the project's own files, and ``penstock``."""
+    yield {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(place)}
+
+
+@contextmanager
+def scaling(place: Path) -> Iterator[dict[str, str]]:
+    """A keeper, and six jobs of acme's that wait for a model without a worker: ``KEEPER``."""
+    world = World(place)
+    try:
+        world.start()
+        program = world.keeper()
+        until(world.is_ready)
+        world.applied(*(replace(world.reserve(), lane=Lane.QUEUE, outputs_bound=3_000) for _ in range(6)))
+        until(lambda: program.scaling("m")[1].get("inputs", {}).get("waiting_jobs") == 6)
+        yield {"KEEPER": program.url}
+    finally:
+        world.stop()
+
+
 Stage = Callable[[Path], AbstractContextManager[dict[str, str]]]
-STAGES: dict[str, Stage] = {"backup": backup, "keeper": keeper, "queue": queue, "redis": redis, "serve": serve}
+STAGES: dict[str, Stage] = {
+    "backup": backup,
+    "files": files,
+    "keeper": keeper,
+    "queue": queue,
+    "redis": redis,
+    "scaling": scaling,
+    "serve": serve,
+}

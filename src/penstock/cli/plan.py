@@ -271,4 +271,6 @@ def _facts(world: World, objective: Objective, price: Price, told: str) -> tuple
 
 
 def _speed(tokens_per_second: float) -> str:
-    return f"{tokens_per_second:.4g} tokens/s" if tokens_per_second else "at once"
+    if not tokens_per_second:
+        return "at once"
+    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second >= 1_000 else f"{tokens_per_second:.3g} tokens/s"

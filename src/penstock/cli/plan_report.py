@@ -60,10 +60,8 @@ def _recommendation(plan: Plan) -> Text:
     chosen = plan.outcomes[plan.choice.chosen]
     colour = "green" if plan.choice.is_met else "yellow"
     head = "Recommended: " if plan.choice.is_met else "Nearest: "
-    lines: list[str | tuple[str, str]] = [(f"{head}{chosen.setting.name}", f"bold {colour}"), "\n"]
-    lines += [f"  {reason}\n" for reason in plan.choice.reasons]
-    lines += [f"  {line}\n" for line in _to_write(plan, chosen)]
-    return Text.assemble(*lines)
+    told = [*plan.choice.reasons, *_to_write(plan, chosen)]
+    return Text.assemble((f"{head}{chosen.setting.name}", f"bold {colour}"), *(f"\n  {line}" for line in told))
 
 
 def _to_write(plan: Plan, chosen: Outcome) -> list[str]:
