@@ -8,15 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2 as httpx
 import openai
 import pytest
-from sqlalchemy import inspect, text
 
-from penstock.adapters.sql.database import open_engine
-from penstock.wiring.database import cluster_engine
+from tests.system.canaries import ANSWER, log_lines, publish, secrets_of, told_everywhere
 from tests.system.clusters import Cluster
 from tests.system.deployments import Client, Deployment, Embedded, until
+from tests.system.traces import Receiver
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +23,24 @@ HELLO: Any = [{"role": "user", "content": "Say something."}]
 PLACES = 4  # jobs at once, in either mode
 
 
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """Takes the spans of everything that is done here."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
 @pytest.fixture(scope="module", params=[Embedded, Cluster])
-def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployed = request.param(tmp_path_factory.mktemp(request.param.__name__))
+def deployment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, receiver: Receiver
+) -> Iterator[Deployment]:
+    deployed: Any
+    folder = tmp_path_factory.mktemp(request.param.__name__)
+    if request.param is Embedded:
+        deployed = Embedded(folder, tracing=f"endpoint: '{receiver.url}', ratio: 1", traces=receiver.url)
+    else:
+        deployed = Cluster(folder, "--traces", receiver.url, tracing={"endpoint": receiver.url, "ratio": 1})
     try:
         deployed.start()
         yield deployed
@@ -279,41 +292,66 @@ def test_two_organisations_may_use_the_same_key(deployment: Deployment, acme: Cl
     assert mine.status_code == 202
 
 
-def told_everywhere(deployment: Any) -> dict[str, bytes]:
-    """Every log, metric, row, and file that Redis writes, by where it is; not where prompts wait to be run."""
-    if isinstance(deployment, Cluster):
-        folder, data, engine = deployment.folder, deployment.data, cluster_engine(deployment.configuration, None)
-    else:
-        folder, data = deployment.service.folder, deployment.service.data
-        engine = open_engine(data / "penstock.db")
-    files = {*folder.glob("*.log"), *data.glob("*.log"), *(data / "logs").rglob("*"), *data.rglob("*.aof")}
-    found = {str(file): file.read_bytes() for file in files if file.is_file()}
-    running = json.loads((data / "serve.json").read_text())
-    found["metrics"] = httpx.get(f"{running['operations_url']}/metrics", trust_env=False).content
-    with engine.connect() as connection:
-        for name in inspect(engine).get_table_names():
-            for row in connection.execute(text(f'SELECT * FROM "{name}"')).mappings():
-                found[f"{name} {len(found)}"] = repr(dict(row)).encode()
-    engine.dispose()
-    return found
+def job_services(deployment: Deployment) -> set[str]:
+    """Which processes have a line about each job."""
+    is_alone = isinstance(deployment, Embedded)
+    return {"api"} if is_alone else {"api", "gateway", "worker", "executor", "collector"}
 
 
-def test_a_prompt_and_a_key_are_found_nowhere_once_both_lanes_are_done_with_them(
+def test_every_process_logs_a_jobs_request_and_its_reservation_in_one_format(
     deployment: Deployment, acme: Client
 ) -> None:
-    canary = f"canary-{secrets.token_hex(12)}"
+    request = f"mine-{secrets.token_hex(8)}"
+    job = acme.submit({"x-request-id": request}).json()["id"]
+    acme.ended(job)
+    refused = acme.submit({"x-request-id": f"{request}-refused"}, best_of=-1)
+    assert refused.status_code == 400
+
+    def services(name: str, value: str) -> set[str]:
+        return {line["service"] for line in log_lines(deployment) if line.get(name) == value}
+
+    until(lambda: services("reservation", job) == job_services(deployment))
+    assert services("request_id", request) == job_services(deployment)
+    for line in log_lines(deployment):
+        assert {"time", "level", "service", "event"} <= line.keys()
+        assert line["level"] in ("info", "warning", "error")
+        if line.get("request_id") == f"{request}-refused":
+            assert line["level"] == "info"
+
+
+def plant(deployment: Any, acme: Client, canary: str) -> None:
+    """Send it as every part of a request, to every end that a request can come to."""
     asked = acme.ask(content=canary, user=canary)
-    for fault in ("tokens=5", "fault=refuse:400", "fault=garbage_body"):
-        acme.http.post("/v1/chat/completions", json=asked | {"metadata": {"simulate": fault}})
-    for wrong in ({"messages": canary}, {"n": canary}, {"api_key": canary}, {"stream": canary}, {"model": canary}):
-        answer = acme.http.post("/v1/chat/completions", json=asked | wrong)
-        assert 400 <= answer.status_code < 500
+    for fault in ("tokens=20", "fault=refuse:400", "fault=garbage_body"):
+        answer = acme.http.post("/v1/chat/completions", json=asked | {"metadata": {"simulate": fault}})
+        assert canary not in answer.text
+    for wrong in ({"messages": canary}, {"n": canary}, {"api_key": canary}, {"stream": canary}):
+        for headers in ({}, {"prefer": "respond-async"}):
+            answer = acme.http.post("/v1/chat/completions", json=asked | wrong, headers=headers)
+            assert 400 <= answer.status_code < 500
+            assert canary not in answer.text
+    acme.submit(model=canary, content=canary)
     acme.http.post("/v1/chat/completions", content=json.dumps(asked)[:-1])
     acme.http.get("/v1/usage", headers={"authorization": f"Bearer {deployment.key()[:-1]}x", "cookie": canary})
-    for fault in ("tokens=5", "fault=refuse:400", "fault=garbage_body"):
+    for path in ("/v1/chat/completions", "/v1/async/chat/completions"):
+        token = f"eyJhbGciOiJSUzI1NiJ9.{canary}.{canary}"
+        assert acme.http.post(path, json=asked, headers={"authorization": f"Bearer {token}"}).status_code == 401
+    for fault in ("tokens=20", "fault=refuse:400", "fault=garbage_body"):
         acme.ended(acme.accepted(content=canary, user=canary, simulate=fault))
-    secret = deployment.key().rpartition("_")[2][:48]
-    found = told_everywhere(deployment)
+    if isinstance(deployment, Cluster):
+        publish(deployment, "penstock.jobs", "jobs.m.standard.0", f"no job: {canary}")
+        publish(deployment, "penstock.results", "results", json.dumps({"job": canary, "body": canary}))
+        until(lambda: sum("dead letter" in line["event"] for line in log_lines(deployment)) >= 2)
+
+
+def test_prompts_answers_keys_tokens_and_peppers_are_found_nowhere_once_both_lanes_are_done_with_them(
+    deployment: Deployment, acme: Client, receiver: Receiver
+) -> None:
+    canary = f"canary-{secrets.token_hex(12)}"
+    plant(deployment, acme, canary)
+    until(lambda: len(receiver.spans) > 20)
+    found = told_everywhere(deployment, receiver)
     assert len(found) > 10
-    assert sorted(at for at, told in found.items() if canary.encode() in told) == []
-    assert sorted(at for at, told in found.items() if secret.encode() in told) == []
+    for name, secret in {"canary": canary.encode(), **secrets_of(deployment)}.items():
+        assert (name, sorted(at for at, told in found.items() if secret in told)) == (name, [])
+    assert {at.split()[0] for at, told in found.items() if ANSWER.encode() in told} == {"results"}

@@ -102,6 +102,7 @@ class Deferring:
                 headers.append((b"preference-applied", b"wait=%d" % preference.wait_s))
                 return Deferred(job.http_status, job.body.encode(), accepted.readings, headers)
         headers.append((b"preference-applied", b"respond-async"))
+        request.record.reservation = accepted.job
         request.record.outcome = "accepted"  # the executor's own record says how it went
         told = {"id": accepted.job, "object": "job", "status": state.value, "model": request.model}
         return Deferred(202, msgspec.json.encode(told), accepted.readings, headers)
