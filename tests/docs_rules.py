@@ -17,6 +17,8 @@ _COMMAND = re.compile(r"^(?:\$ )?(?:[\w./]*/)?penstock((?: [a-z][a-z-]*)+)")
 _TARGET = re.compile(r"^(?:\$ )?make((?: [a-z][a-z-]*)+)")
 _METRIC = re.compile(r"^penstock_[a-z_]+$")
 _ALERT = re.compile(r"\bPenstock[A-Z]\w+")
+_VARIABLE = re.compile(r"\bPENSTOCK_[A-Z0-9_]*[A-Z0-9]\b")
+_FILE = re.compile(r"((?:[\w.*-]+/)+[\w.*-]*)(?:::\w+)?")
 _SECTIONS = r"models|plans|organisations|server|auth|stores|kubernetes|global"
 
 
@@ -99,6 +101,21 @@ def unknown_alerts(path: str, text: str, *, alerts: Set[str]) -> Iterator[str]:
     for shown in sorted(set(_ALERT.findall(text))):
         if shown not in alerts:
             yield f"{path}: {shown}: no such alert"
+
+
+def unknown_variables(path: str, text: str, *, source: str) -> Iterator[str]:
+    """Variables of the environment, ``PENSTOCK_...``, that no source text reads."""
+    for name in sorted({name for shown in code(text) for name in _VARIABLE.findall(shown)}):
+        if name not in source:
+            yield f"{path}: `{name}`: no such variable"
+
+
+def unknown_files(path: str, text: str, *, root: Path) -> Iterator[str]:
+    """Paths below a folder of the project, such as ``src/penstock``, that are not there; ``*`` may stand for some."""
+    for shown in _SPAN.findall(_FENCE.sub("", text)):
+        found = _FILE.fullmatch(shown)
+        if found and (root / shown.partition("/")[0]).is_dir() and not any(root.glob(found[1].rstrip("/"))):
+            yield f"{path}: `{shown}`: no such file"
 
 
 def unknown_settings(path: str, text: str, *, exists: Callable[[str], bool]) -> Iterator[str]:

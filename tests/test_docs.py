@@ -67,6 +67,14 @@ def sources() -> str:
 
 
 @cache
+def readers() -> str:
+    """Everything that reads variables of the environment."""
+    patterns = ("src/**/*.py", "src/bento/*.go", "config/**/*.yaml", "manifests/**/*.yaml", "tests/**/*.py", "Makefile")
+    others = "\n".join(path.read_text() for each in patterns for path in ROOT.glob(each)) + read("compose.yaml")
+    return others + "\n".join(path.read_text() for path in (ROOT / "manifests/chart/templates").iterdir())
+
+
+@cache
 def functions_and_users() -> str:
     """What else is called like a metric: the quota's functions in Redis, and the users of the services."""
     files = ("config/redis/users.acl", "config/rabbitmq/definitions.json")
@@ -122,6 +130,13 @@ def test_every_alert_exists(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", MARKDOWN)
+def test_every_variable_and_file_exists(path: str) -> None:
+    text = read(path)
+    assert list(rules.unknown_variables(path, text, source=readers())) == []
+    assert list(rules.unknown_files(path, text, root=ROOT)) == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN)
 def test_every_json_and_yaml_block_can_be_read(path: str) -> None:
     assert list(rules.unreadable_fences(path, read(path))) == []
 
@@ -153,12 +168,15 @@ def test_every_picture_is_drawn_from_its_source(source: Path) -> None:
         ("`penstock_flights_total`", "no such metric"),
         ("PenstockFlies is firing", "no such alert"),
         ("`models.<name>.fly`", "no such setting"),
+        ("`PENSTOCK_WINGS`", "no such variable"),
+        ("`here/wings.py`", "no such file"),
         ("```json\n{,}\n```", "cannot be read"),
         ("```yaml\n{a: [\n```", "cannot be read"),
     ],
 )
 def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: str) -> None:
     (tmp_path / "README.md").write_text("# Here")
+    (tmp_path / "here").mkdir()
     small: dict[str, object] = {
         "properties": {"models": {"additionalProperties": {"$ref": "#/$defs/Model"}}},
         "$defs": {"Model": {"properties": {"max_tokens": {}}}},
@@ -170,6 +188,8 @@ def test_each_rule_refuses_what_is_not_there(tmp_path: Path, text: str, wrong: s
         *rules.unknown_metrics("page.md", text, source='Counter("penstock_requests")'),
         *rules.unknown_alerts("page.md", text, alerts={"PenstockStoreDown"}),
         *rules.unknown_settings("page.md", text, exists=lambda at: rules.setting_exists(small, at)),
+        *rules.unknown_variables("page.md", text, source="PENSTOCK_DATA"),
+        *rules.unknown_files("page.md", text, root=tmp_path),
         *rules.unreadable_fences("page.md", text),
     ]
     assert len(found) == 1
@@ -195,3 +215,8 @@ def test_each_rule_lets_pass_what_is_there(tmp_path: Path) -> None:
     assert list(rules.unknown_alerts("page.md", "PenstockStoreDown", alerts={"PenstockStoreDown"})) == []
     assert rules.setting_exists(small, "models.<name>.price")
     assert list(rules.unreadable_fences("page.md", text)) == []
+    named = "`PENSTOCK_DATA` `here/*.md` `here/a.md::name` `elsewhere/b.md`"
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.md").touch()
+    assert list(rules.unknown_variables("page.md", named, source="PENSTOCK_DATA")) == []
+    assert list(rules.unknown_files("page.md", named, root=tmp_path)) == []
