@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from penstock.adapters import observing
-from penstock.adapters.observing import catalogue
+from penstock.adapters.observing import catalogue, histograms
 from tests.docs_rules import anchors
 from tests.system.services import found_program
 
@@ -167,6 +167,19 @@ def test_every_alert_is_silent_before_and_fires_after() -> None:
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule.get("alert") or rule["record"]))
 def test_every_metric_of_a_rule_is_given_by_somebody(rule: dict[str, Any]) -> None:
     assert metrics_of(rule["expr"]) - given() - AWAITED - FOREIGN.keys() == set()
+
+
+# Bounds of the histograms of which a rule takes one bucket.
+BOUNDS_S: Final = {
+    "penstock_first_token_duration_seconds": histograms.FIRST_TOKEN_BOUNDS_S,
+    "penstock_queue_wait_seconds": histograms.QUEUE_WAIT_BOUNDS_S,
+}
+
+
+def test_every_bucket_that_a_rule_takes_is_one_that_the_histogram_has() -> None:
+    taken = [found for rule in rules() for found in re.findall(r'(\w+)_bucket\{[^}]*le="([^"]+)"', rule["expr"])]
+    assert taken
+    assert [found for found in taken if found[1] not in map(str, BOUNDS_S[found[0]])] == []
 
 
 def test_no_metric_of_others_is_listed_that_no_rule_uses() -> None:

@@ -46,7 +46,7 @@ class DrillCluster(Cluster):
         for model in described["models"].values():
             model["capacity"] = {"tokens_per_second": 2500, "concurrency": 16}
         secured = {"url": "https://127.0.0.1:1", "ca": {"file": str(self.certificate)}}
-        described["models"]["n"]["upstream"] = [secured]  # nobody asks it
+        described["models"]["n"] = {**described["models"]["n"], "upstream": [secured]}  # nobody asks it
         described["plans"][SMALL] = {"limits": ["1 requests/minute"]}
         described["organisations"][SMALL] = {"plan": SMALL}
         file.write_text(yaml.safe_dump(described))
