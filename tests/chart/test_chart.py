@@ -196,3 +196,19 @@ def test_the_files_are_read_as_helm_reads_them() -> None:
     for files in MATRIX.values():
         for file in files:
             assert read_text(file.read_text(), file.name).problems == []
+
+
+def test_alerts_lead_to_where_their_runbooks_are_served_and_jobs_are_called_as_rules_know_them() -> None:
+    objects = render("everything", extra="kubernetes: {monitoring: {rules: true, runbooks: 'https://runbooks.test/'}}")
+    groups = [group for each in of_kind(objects, "PrometheusRule") for group in each["spec"]["groups"]]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for alert in alerts:
+        assert alert["annotations"]["runbook_url"].startswith("https://runbooks.test/alerting.md#penstock")
+    monitors = [*of_kind(objects, "ServiceMonitor"), *of_kind(objects, "PodMonitor")]
+    ends = [end for each in monitors for end in each["spec"].get("endpoints", each["spec"].get("podMetricsEndpoints"))]
+    jobs = {end["relabelings"][0]["replacement"] for end in ends}
+    streams = {"penstock-$1"}  # the collector's two, by the label of their pods
+    assert jobs - streams == {
+        f"penstock-{name}" for name in ("api", "gateway", "keeper", "worker", "executor", "model")
+    }

@@ -71,6 +71,8 @@ _LANGUAGE = frozenset(
         "predict_linear",
         "time",
         "count_over_time",
+        "max_over_time",
+        "min_over_time",
         "bool",
     ]
 )
