@@ -163,7 +163,7 @@ class World:
             "stores": {
                 "redis": {"url": self.redis.url, "accounts": accounts},
                 "postgresql": {"url": self.database, "accounts": accounts},
-                "rabbitmq": {"url": "amqp://127.0.0.1:1/penstock"},
+                "rabbitmq": {"url": "amqp://127.0.0.1:1/penstock", "management": "http://127.0.0.1:1"},
             },
         }
         self.file.write_text(yaml.safe_dump(described))

@@ -9,6 +9,7 @@ from math import ceil
 
 import pytest
 
+from penstock.adapters.redis.translating import keys_of
 from penstock.quota.operations import Lane
 from tests.system.clusters import until
 from tests.system.keepers import KeeperProgram, World
@@ -38,7 +39,7 @@ def until_all(keepers: tuple[KeeperProgram, ...], status: int, *, store: str, up
 
 
 def test_what_waits_becomes_replicas_of_either_keeper_and_a_lost_store_none(world: World) -> None:
-    one, other = world.keeper(), world.keeper()
+    one, other = world.keeper("--audit-s", "1"), world.keeper("--audit-s", "1")
     until(world.is_ready)
     jobs = [replace(world.reserve(), lane=Lane.QUEUE, outputs_bound=3_000) for _ in range(JOBS)]
     held = sum(answer.tokens_held for answer in world.applied(*jobs))
@@ -57,6 +58,12 @@ def test_what_waits_becomes_replicas_of_either_keeper_and_a_lost_store_none(worl
     active = one if one.is_active else other
     assert active.series("penstock_queue_backlog_tokens") == {'model="m"': inputs["held_tokens"]}
     assert active.series("penstock_queue_waiting_jobs") == {'model="m"': JOBS - 1}
+    until(lambda: active.series("penstock_open_holds") == {'model="m"': JOBS})
+    assert active.series("penstock_open_held_tokens") == {'model="m"': held}
+    assert active.metric("penstock_overdue_holds") == 0
+    assert active.series("penstock_store_up")['store="rabbitmq"'] == 0
+    until(lambda: active.series("penstock_audit_differences") == {'organisation="acme"': 0})
+    assert active.metric("penstock_audit_last_success_timestamp_seconds") > 0
     for store, lost in (("redis", world.redis), ("postgresql", world.postgresql)):
         lost.kill()
         until_all((one, other), 503, store=store, up=0)
@@ -66,3 +73,14 @@ def test_what_waits_becomes_replicas_of_either_keeper_and_a_lost_store_none(worl
         lost.start()
         until_all((one, other), 200, store=store, up=1)
     assert (one.stop(), other.stop()) == (0, 0)
+
+
+def test_a_counter_that_lost_what_was_used_is_a_difference_in_the_metrics(world: World) -> None:
+    keeper = world.keeper("--audit-s", "1")
+    until(world.is_ready)
+    world.settle(2)
+    until(lambda: keeper.is_active and world.waiting() == 0)
+    until(lambda: keeper.series("penstock_audit_differences") == {'organisation="acme"': 0})
+    world.asks("HDEL", keys_of("acme")[0].decode(), "acme/tokens/day")
+    until(lambda: keeper.series("penstock_audit_differences").get('organisation="acme"', 0) >= 2 * 15)
+    assert keeper.stop() == 0

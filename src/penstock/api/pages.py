@@ -22,9 +22,10 @@ from penstock.api.visitors import Visitor, VisitorPage
 from penstock.config.notation import format_limit
 from penstock.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthenticated
 from penstock.lanes.credentials import Credential
+from penstock.lanes.inspecting import inspect
 from penstock.ports import USAGE_GROUPS, UsageQuery, UsageRow
 from penstock.quota.definitions import Key, Limit
-from penstock.quota.operations import Inspect, Inspected, LimitStanding, Reading
+from penstock.quota.operations import Inspect, Inspected, LimitStanding, NotReady, Reading
 
 
 class Pages:
@@ -98,7 +99,9 @@ class Pages:
     async def _visitor(self, request: Request) -> Visitor:
         credential, key = await self._identified(request)
         now_ms = self._services.clock.now_ms()
-        standing = await self._services.quota.apply(Inspect(organisation=credential.organisation, caller_now_ms=now_ms))
+        standing = await self._services.quota.apply(
+            Inspect(organisation=credential.organisation, caller_now_ms=now_ms, holds_max=0)
+        )
         if not isinstance(standing, Inspected):
             raise StoreUnavailable("the quota store is not ready; try again")
         return Visitor(credential.organisation, key, standing)
@@ -167,7 +170,10 @@ class Pages:
         """What the ledger holds of a range, and what is held at this moment, apart from it."""
         query = self._usage_query(request.query_params, visitor.organisation)
         rows = await self._services.ledger.usage(query)
-        holds = visitor.standing.holds
+        read = await inspect(self._services.quota, visitor.organisation, now_ms=visitor.standing.now_ms)
+        if isinstance(read, NotReady):
+            raise StoreUnavailable("the quota store is not ready; try again")
+        holds = read.inspected.holds
         return json_answer(
             {
                 "object": "list",

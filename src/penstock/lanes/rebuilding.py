@@ -132,7 +132,8 @@ class Rebuilder:
             await self._begin(organisation, version, definitions, drain)
         elif organisation not in self._looked:
             self._looked.add(organisation)
-            found = await self._quota.apply(Inspect(organisation=organisation, caller_now_ms=self._clock.now_ms()))
+            now_ms = self._clock.now_ms()
+            found = await self._quota.apply(Inspect(organisation=organisation, caller_now_ms=now_ms, holds_max=0))
             if isinstance(found, Inspected) and found.epoch == 0:
                 self._wait(organisation)
             elif isinstance(found, Inspected) and found.epoch > await self._books.epoch(organisation):

@@ -28,6 +28,8 @@ from penstock.quota.operations import (
 from penstock.quota.plans import fault_in
 from penstock.quota.state import Account, Reservation
 
+PAGE_MAX = 10_000
+
 
 def define(account: Account, call: Define, time_ms: int) -> DefineAnswer:
     """Set limits, keys, models and prices. Open holds stay as they are; a limit that left keeps its counter."""
@@ -73,8 +75,18 @@ def inspect(account: Account, call: Inspect, time_ms: int) -> InspectAnswer:
         now_ms=now_ms,
         epoch=account.epoch,
         limits=tuple(each for each in limits if each.limit in account.defined or each.used or each.held),
-        holds=tuple(_hold(account, each) for _, each in sorted(account.reservations.items()) if each.state is OPEN),
+        holds=tuple(_hold(account, each) for each in _page(account, call)),
     )
+
+
+def _page(account: Account, call: Inspect) -> list[Reservation]:
+    still_open = [each for _, each in sorted(account.reservations.items()) if each.state is OPEN]
+    if call.holds_max is None:
+        return still_open
+    after = (max(0, call.after_ms or 0), call.after or "")
+    behind = [each for each in still_open if (each.due_at_ms, each.id) > after]
+    page = max(0, min(call.holds_max, PAGE_MAX))
+    return sorted(behind, key=lambda each: (each.due_at_ms, each.id))[:page]
 
 
 def look(account: Account, call: Look, time_ms: int) -> LookAnswer:

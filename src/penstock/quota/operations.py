@@ -236,7 +236,7 @@ class Hold:
 
 @record(frozen=True, slots=True)
 class Inspected:
-    """The organisation's limits, sorted by id, and open holds, sorted by reservation."""
+    """The organisation's limits, sorted by id, and open holds: all by reservation, or a page by (deadline, id)."""
 
     now_ms: int
     epoch: int
@@ -471,7 +471,17 @@ InspectAnswer = Inspected | NotReady
 
 @record(frozen=True, slots=True, kw_only=True)
 class Inspect(Call[InspectAnswer]):
-    """Read every limit and open hold; writes nothing. For people, the audit and the usage page."""
+    """Read every limit and open holds; writes nothing. For people, the audit and the usage page.
+
+    Args:
+        holds_max: At most so many holds, in the order of (deadline, id), and 10,000 at most; None for all, by id. What
+            reads all at once keeps everybody else waiting for as long as there are holds.
+        after_ms: Only holds behind this deadline, or with the same one and an id behind ``after``: the next page.
+    """
+
+    holds_max: int | None = None
+    after_ms: int | None = None
+    after: str | None = None
 
 
 LookAnswer = Seen | Unknown | NotReady

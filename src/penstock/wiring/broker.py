@@ -32,9 +32,9 @@ async def open_management(
         await client.close()
 
 
-def virtual_host(configuration: Configuration, environment: Mapping[str, str]) -> str:
+def virtual_host(configuration: Configuration, environment: Mapping[str, str], role: Role | None = None) -> str:
     """The one that the address names, or ours."""
-    return address(configuration, Service.RABBITMQ, None, environment).path or VIRTUAL_HOST
+    return address(configuration, Service.RABBITMQ, role, environment).path or VIRTUAL_HOST
 
 
 def wanted(configuration: Configuration, vhost: str, users: Iterable[str]) -> topology.Definitions:

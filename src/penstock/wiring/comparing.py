@@ -23,8 +23,13 @@ def whole(name: str, answer: InspectAnswer) -> Inspected:
         StoreUnavailable: The state is not ready.
     """
     if not isinstance(answer, Inspected):
-        raise StoreUnavailable(f"{name}: its quota state is not ready, so there is nothing to compare; try again")
+        raise not_ready(name)
     return answer
+
+
+def not_ready(name: str) -> StoreUnavailable:
+    """Why an organisation cannot be compared that the store does not know."""
+    return StoreUnavailable(f"{name}: its quota state is not ready, so there is nothing to compare; try again")
 
 
 def compare_all(

@@ -11,8 +11,9 @@ from penstock.adapters.sql.database import scrub, translated, writing
 from penstock.adapters.sql.keys import raise_version
 from penstock.config import Configuration
 from penstock.lanes.administering import By, Erased
+from penstock.lanes.inspecting import inspect
 from penstock.ports import QuotaStore
-from penstock.quota.operations import Cancel, Inspect, Inspected, Lane
+from penstock.quota.operations import Cancel, Lane, NotReady
 from penstock.wiring.database import opened_database
 from penstock.wiring.places import Places
 from penstock.wiring.quota import open_quota
@@ -38,8 +39,8 @@ async def erase(engine: Engine, quota: QuotaStore | None, organisation: str, job
     removed = await asyncio.to_thread(remove)
     unfinished = set(removed.unfinished)
     if quota is not None:
-        standing = await quota.apply(Inspect(organisation=organisation, caller_now_ms=by.now_ms))
-        holds = standing.holds if isinstance(standing, Inspected) else ()
+        read = await inspect(quota, organisation, now_ms=by.now_ms)
+        holds = () if isinstance(read, NotReady) else read.inspected.holds
         waiting = {each.reservation for each in holds if each.lane == Lane.QUEUE and job in (None, each.reservation)}
         unfinished |= waiting  # the database hears of a job a moment after the quota
         for each in sorted(unfinished):

@@ -156,7 +156,7 @@ class Governing:
         if isinstance(answer, Refused):
             log.error("definitions refused", extra={"organisation": name, "why": answer.why})
         elif self._is_alone:
-            standing = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms))
+            standing = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms, holds_max=0))
             if isinstance(standing, NotReady):  # it was not there before, so nothing of it can be lost
                 await quota.apply(Ready(organisation=name, caller_now_ms=now_ms, epoch=FIRST_EPOCH))
         log.info("definitions changed", extra={"organisation": name, "version": self._version})

@@ -15,8 +15,9 @@ import msgspec
 from penstock.adapters.sql.definition_rows import teams_by_organisation
 from penstock.config import Configuration
 from penstock.errors import StoreUnavailable
+from penstock.lanes.inspecting import inspect
 from penstock.ports import QuotaStore
-from penstock.quota.operations import Inspect, Inspected
+from penstock.quota.operations import NotReady
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.database import cluster_engine
 from penstock.wiring.places import Places
@@ -43,10 +44,11 @@ async def held_now(quota: QuotaStore, organisations: Iterable[str], *, now_ms: i
     """
     found = {}
     for name in organisations:
-        answer = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms))
-        if not isinstance(answer, Inspected):
+        read = await inspect(quota, name, now_ms=now_ms)
+        if isinstance(read, NotReady):
             raise StoreUnavailable(f"{name}: its quota state is not ready; try again")
-        found[name] = Held(len(answer.holds), sum(hold.tokens_held for hold in answer.holds))
+        holds = read.inspected.holds
+        found[name] = Held(len(holds), sum(hold.tokens_held for hold in holds))
     return found
 
 

@@ -25,6 +25,7 @@ from penstock.lanes.rebuilding import Rebuilder
 from penstock.planning.flow import Flow
 from penstock.ports import Kept
 from penstock.quota.definitions import Definitions
+from penstock.wiring.broker import open_management, virtual_host
 from penstock.wiring.clock import SystemClock
 from penstock.wiring.crash import VARIABLE, crash_from
 from penstock.wiring.database import cluster_engine
@@ -37,6 +38,7 @@ from penstock.wiring.readiness import STOPPING
 from penstock.wiring.running import local_url
 from penstock.wiring.scaling import servings
 from penstock.wiring.stores import Role
+from penstock.wiring.surveying import Survey, Surveyed
 from penstock.wiring.tracing import ledger_tracer
 
 LEASE_S = 10.0
@@ -49,6 +51,7 @@ async def run_keeper(
     port: int,
     lease_s: float,
     rebuild_s: float,
+    audit_s: float,
     stop: asyncio.Event,
     started: Callable[[str], None],
 ) -> None:
@@ -58,6 +61,7 @@ async def run_keeper(
         port: Of the operations port; 0 for a free one.
         lease_s: A keeper that is silent for so long is replaced.
         rebuild_s: After Redis lost its state: how long running requests may claim theirs before new ones are admitted.
+        audit_s: Between two audits; 0: none.
         started: Told the operations port's URL.
 
     Raises:
@@ -102,6 +106,12 @@ async def run_keeper(
         )
         metrics = KeeperMetrics(keeper.tally)
         show_surroundings(metrics.figures, configuration, governing=governing)
+        broker = await parts.enter_async_context(open_management(configuration, Role.MONITOR, os.environ))
+        vhost = virtual_host(configuration, os.environ, Role.MONITOR)
+        surveyed = Surveyed(
+            quota=quota, outbox=outbox, engine=engine, organisations=governing.current.keys, broker=broker, vhost=vhost
+        )
+        survey = Survey(surveyed, keeper.tally, clock, metrics.figures, audit_s=audit_s)
         figures = FigureStore(engine, lambda: books.fence)
         figuring = Figuring(servings(configuration), flow, figures, outbox, keeper.tally, clock, metrics.figures)
 
@@ -114,10 +124,10 @@ async def run_keeper(
         url = local_url(host, door.getsockname()[1])
         serving = serve(operations, door, stop=stop, started=lambda: started(url), shutdown_s=1.0)
         # a fault in any of them ends the process, which is then started again
-        await beside(_both(keeper.run(), figuring.run()), serving)
+        await beside(_all(keeper.run(), figuring.run(), survey.run()), serving)
 
 
-async def _both(*work: Coroutine[Any, Any, None]) -> None:
+async def _all(*work: Coroutine[Any, Any, None]) -> None:
     async with asyncio.TaskGroup() as all_of_it:
         for each in work:
             all_of_it.create_task(each)

@@ -38,7 +38,7 @@ async def readiness(
     reasons: list[str] = []
     for name in organisations:
         try:
-            standing = await quota.apply(Inspect(organisation=name, caller_now_ms=clock.now_ms()))
+            standing = await quota.apply(Inspect(organisation=name, caller_now_ms=clock.now_ms(), holds_max=0))
         except StoreUnavailable as error:
             return (*reasons, error.message)
         if not isinstance(standing, Inspected):

@@ -103,7 +103,7 @@ async def _chosen(
         raise ConfigurationError((f"{', '.join(unknown)}: no such organisation; there are {', '.join(sorted(known))}",))
     chosen = {}
     for name in organisations or tuple(known):
-        found = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms))
+        found = await quota.apply(Inspect(organisation=name, caller_now_ms=now_ms, holds_max=0))
         if is_forced or isinstance(found, NotReady):
             chosen[name] = known[name]
         elif organisations:

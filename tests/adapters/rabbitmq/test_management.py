@@ -126,6 +126,7 @@ def test_a_user_that_is_no_administrator_is_told_so(broker: RabbitMQ) -> None:
             await prepare(api, definitions("least"), PASSWORDS)
         async with api_of(broker, username="penstock_monitor", password=PASSWORDS["penstock_monitor"]) as api:
             assert await api.ready_messages("least", "results") == 0
+            assert (await api.messages("least", "results"), await api.messages("least", "nowhere")) == (0, None)
             await prepare(api, definitions("least"), PASSWORDS)
 
     with pytest.raises(ManagementRefused, match="tag administrator"):

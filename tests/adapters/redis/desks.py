@@ -89,7 +89,7 @@ def calls_of_a_life() -> list[Call[Any]]:
     one: dict[str, Any] = {**common, "reservation": reservation_id(0, 1)}
     return [
         define(), ready(), reserve(1), job, Acquire(**arguments, epoch=1), Touch(**one, prompt=1, completion=1),
-        Extend(**one, total_tokens=400), Look(**one), Inspect(**common), settle(1),
+        Extend(**one, total_tokens=400), Look(**one), Inspect(**common), Inspect(**common, holds_max=1), settle(1),
         Published(**{**one, "reservation": job.reservation}), Cancel(**{**one, "reservation": job.reservation}),
         Void(**{**one, "reservation": reservation_id(0, 3)}), Sweep(**common, count_max=1),
         Reassert(**common, arguments=reserve(4), acquired=False, prompt=0, completion=0, renewed_at_ms=now_ms()),

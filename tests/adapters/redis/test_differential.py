@@ -84,7 +84,15 @@ class Twins:
         for number, (call, time_ms) in enumerate(self.written):
             yield call, time_ms
             if number % INSPECT_EVERY == 0:
-                yield Inspect(organisation=call.organisation, caller_now_ms=time_ms), time_ms
+                whole = Inspect(organisation=call.organisation, caller_now_ms=time_ms)
+                lease_ms = time_ms + 60_000
+                yield whole, time_ms
+                for page in (
+                    replace(whole, holds_max=number % 4),
+                    replace(whole, holds_max=3, after_ms=lease_ms, after=f"{call.organisation}-{number:05}"),
+                    replace(whole, holds_max=100, after_ms=lease_ms),
+                ):
+                    yield page, time_ms
         for name in ORGANISATIONS:
             yield Inspect(organisation=name, caller_now_ms=time_ms), time_ms
 

@@ -44,6 +44,24 @@ OUTBOX_EVENTS = Metric("penstock_outbox_events", "gauge", (), "Events in Redis t
 OUTBOX_OLDEST = Metric(
     "penstock_outbox_oldest_age_seconds", "gauge", (), "Age of the oldest of them; 0 if there is none."
 )
+OPEN_HOLDS = Metric("penstock_open_holds", "gauge", _MODEL, "Reservations that are open.")
+OPEN_HELD_TOKENS = Metric("penstock_open_held_tokens", "gauge", _MODEL, "Tokens that they hold.")
+OVERDUE_HOLDS = Metric(
+    "penstock_overdue_holds", "gauge", (), "Open reservations that nobody swept 15 s after their lease or deadline."
+)
+DEAD_LETTERS = Metric("penstock_dead_letters", "gauge", ("queue",), "Messages in the broker's queue of dead letters.")
+AUDIT_DIFFERENCES = Metric(
+    "penstock_audit_differences",
+    "gauge",
+    ("organisation",),
+    "The largest difference between a counter and its open holds or its ledger, in the limit's unit; 0 is right.",
+)
+AUDIT_LAST_SUCCESS = Metric(
+    "penstock_audit_last_success_timestamp_seconds",
+    "gauge",
+    (),
+    "When every organisation that was not too busy had last been compared, Unix seconds.",
+)
 SCALING_REPLICAS = Metric(
     "penstock_scaling_replicas",
     "gauge",
@@ -66,6 +84,12 @@ FIGURED = (
     QUEUE_OLDEST,
     OUTBOX_EVENTS,
     OUTBOX_OLDEST,
+    OPEN_HOLDS,
+    OPEN_HELD_TOKENS,
+    OVERDUE_HOLDS,
+    DEAD_LETTERS,
+    AUDIT_DIFFERENCES,
+    AUDIT_LAST_SUCCESS,
     SCALING_REPLICAS,
     SCALING_WORKERS,
     SCALING_INPUT,

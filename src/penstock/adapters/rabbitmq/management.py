@@ -88,6 +88,14 @@ class ManagementApi:
             fix = f"check stores.rabbitmq.password, and that the user {self.username} has the tag administrator"
         return ManagementRefused(f"RabbitMQ answered {status} to {what}: {said}; {fix}", status=status)
 
+    async def messages(self, vhost: str, queue: str) -> int | None:
+        """How many messages are in one queue, those that are being worked on too; None if there is none of this name.
+
+        Raises like ``ask``.
+        """
+        _, found = await self.ask("GET", "queues", vhost, queue)
+        return None if found is None else int(found.get("messages", 0))
+
     async def ready_messages(self, vhost: str, queue: str) -> int | None:
         """How many messages wait in a queue and its shards, ``queue.<shard>``, as of their last count.
 

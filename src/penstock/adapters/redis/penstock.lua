@@ -34,7 +34,8 @@ requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt
                                                              -> Done Duplicate Refused NotReady
     post       ... arguments(reserve's fields) usage already_charged(event)|null
                                                              -> Settled Duplicate NotReady Invalid
-    inspect    organisation caller_now_ms                    -> Inspected NotReady
+    inspect    organisation caller_now_ms [holds_max         -> Inspected NotReady
+               after_ms after]: one page of holds, in the order of due time and id, instead of all of them by id
     look       ... reservation                               -> Seen Unknown NotReady
     restore    ... clock_ms counters tombstones jobs         -> Done Refused
     version    0 keys, no argument                           -> the text of VERSION below
@@ -67,6 +68,7 @@ local WAIT_MS = 1000
 local INLINE_MAX = 4
 local LIMITS_MAX = 32
 local DEPTH_MAX = 32
+local PAGE_MAX = 10000
 local TOKENS_MAX = 2147483648
 local BODY_UNBOUNDED = 2147483647
 local EXACT_MAX = 4503599627370496 -- 2^52
@@ -1627,7 +1629,28 @@ do
       concat(amounts, ','), reservation.due_ms, truth(reservation.running))
   end
 
-  function inspect(call)
+  -- One page, or all. A page takes so long as it is large; all of them, as there are.
+  local function open_ids(call, request)
+    local page, after_ms, ids, offset = request.holds_max, max(0, request.after_ms or 0), {}, 0
+    if not page then
+      ids = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
+      sort(ids, is_before)
+      return ids
+    end
+    page = min(page, PAGE_MAX)
+    while #ids < page do
+      local found = redis.call('ZRANGEBYSCORE', call.keys[3], number(after_ms), '+inf', 'WITHSCORES', 'LIMIT', offset, page)
+      for index = 1, #found, 2 do
+        local is_new = tonumber(found[index + 1]) > after_ms or is_before(request.after or '', found[index])
+        if is_new and #ids < page then ids[#ids + 1] = found[index] end
+      end
+      if #found < 2 * page then break end
+      offset = offset + page
+    end
+    return ids
+  end
+
+  function inspect(call, request)
     load_all_counters(call)
     local ids, limits, holds, open = {}, {}, {}, {}
     for id, counter in pairs_of(call.counters) do
@@ -1635,8 +1658,7 @@ do
     end
     sort(ids, is_before)
     for index = 1, #ids do limits[index] = standing_of(call, ids[index], call.counters[ids[index]]) end
-    local due = redis.call('ZRANGEBYSCORE', call.keys[3], '0', '+inf')
-    sort(due, is_before)
+    local due = open_ids(call, request)
     for index = 1, #due do open[index] = hold_of(call, find_reservation(call, due[index])) end
     return format('{"answer":"Inspected","now_ms":%d,"epoch":%d,"limits":[%s],"holds":[%s]}', call.now, call.epoch,
       concat(limits, ','), concat(open, ','))
@@ -1719,7 +1741,8 @@ local read_argument = (function()
     cancel = {ONE}, extend = {ONE, {number = {'total_tokens'}}}, sweep = {{number = {'count_max'}}},
     define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
     reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
-    post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, inspect = {}, look = {ONE},
+    post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, look = {ONE},
+    inspect = {{nullable = {holds_max = 'number', after_ms = 'number', after = 'string'}}},
     restore = {{number = {'clock_ms'}, list = {counters = SUM, tombstones = EVENT, jobs = EVENT},
       check = function(argument)
       if not is_whole(argument.clock_ms, 0, EXACT_MAX) then return 'clock_ms is no time' end

@@ -7,7 +7,8 @@ from penstock.config.settings import ManagedBy
 from penstock.errors import StoreUnavailable
 from penstock.lanes.audit_report import AuditReport
 from penstock.lanes.diagnosis import Finding, warning, wrong
-from penstock.quota.operations import Inspect, Inspected
+from penstock.lanes.inspecting import inspect
+from penstock.quota.operations import NotReady
 from penstock.wiring.auditing import audit_database
 from penstock.wiring.auditing_cluster import audit_from_outside
 from penstock.wiring.doctoring.patient import Patient
@@ -45,10 +46,11 @@ async def check_organisations(patient: Patient) -> list[Finding]:
     lost, rebuilding, overdue = [], [], 0
     async with open_quota(patient.configuration, Role.API) as quota:
         for name in sorted(names):
-            found = await quota.apply(Inspect(organisation=name, caller_now_ms=patient.clock.now_ms()))
-            if not isinstance(found, Inspected):
+            read = await inspect(quota, name, now_ms=patient.clock.now_ms())
+            if isinstance(read, NotReady):
                 lost.append(name)
                 continue
+            found = read.inspected
             if found.epoch == 0:
                 rebuilding.append(name)
             overdue += sum(hold.deadline_ms + OVERDUE_MS < found.now_ms for hold in found.holds)
