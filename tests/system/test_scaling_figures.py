@@ -16,6 +16,7 @@ from tests.system.keepers import KeeperProgram, World
 from tests.system.test_keeper import acquire
 
 JOBS = 6
+SOON = ("--audit-s", "1", "--figures-s", "0.3")
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def until_all(keepers: tuple[KeeperProgram, ...], status: int, *, store: str, up
 
 
 def test_what_waits_becomes_replicas_of_either_keeper_and_a_lost_store_none(world: World) -> None:
-    one, other = world.keeper("--audit-s", "1"), world.keeper("--audit-s", "1")
+    one, other = world.keeper(*SOON), world.keeper(*SOON)
     until(world.is_ready)
     jobs = [replace(world.reserve(), lane=Lane.QUEUE, outputs_bound=3_000) for _ in range(JOBS)]
     held = sum(answer.tokens_held for answer in world.applied(*jobs))
@@ -76,7 +77,7 @@ def test_what_waits_becomes_replicas_of_either_keeper_and_a_lost_store_none(worl
 
 
 def test_a_counter_that_lost_what_was_used_is_a_difference_in_the_metrics(world: World) -> None:
-    keeper = world.keeper("--audit-s", "1")
+    keeper = world.keeper(*SOON)
     until(world.is_ready)
     world.settle(2)
     until(lambda: keeper.is_active and world.waiting() == 0)

@@ -20,6 +20,7 @@ from penstock.wiring.keeping import LEASE_S, run_keeper
 
 OPERATIONS_PORT = 8083
 AUDIT_S = 1800.0
+FIGURES_S = 3.0
 
 
 @app.command()
@@ -39,6 +40,9 @@ def keeper(
     audit_s: Annotated[
         float, typer.Option(min=0, help="Between two comparisons of counters, holds and ledger, for metrics; 0: none.")
     ] = AUDIT_S,
+    figures_s: Annotated[
+        float, typer.Option(min=0.1, help="Between two looks at what waits, for metrics and scaling.")
+    ] = FIGURES_S,
     log_format: Annotated[
         LogFormat, typer.Option(help="What it logs, on standard output; auto: text on a terminal.")
     ] = LogFormat.AUTO,
@@ -58,17 +62,24 @@ def keeper(
     writer = LineWriter(sys.stdout.fileno(), service="keeper")
     configure_log(writer, resolve_format(log_format, is_terminal=sys.stdout.isatty()))
     try:
-        uvloop.run(_keep(configuration, operations_host, operations_port, lease_s, rebuild_s, audit_s))
+        uvloop.run(_keep(configuration, operations_host, operations_port, lease_s, rebuild_s, audit_s, figures_s))
     finally:
         writer.close()
 
 
 async def _keep(
-    configuration: Configuration, host: str, port: int, lease_s: float, rebuild_s: float, audit_s: float
+    configuration: Configuration,
+    host: str,
+    port: int,
+    lease_s: float,
+    rebuild_s: float,
+    audit_s: float,
+    figures_s: float,
 ) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
     await run_keeper(
-        configuration, host=host, port=port, lease_s=lease_s, rebuild_s=rebuild_s, audit_s=audit_s, stop=stop,
+        configuration, host=host, port=port, lease_s=lease_s, rebuild_s=rebuild_s, audit_s=audit_s,
+        figures_s=figures_s, stop=stop,
         started=lambda url: typer.echo(f"penstock keeper; metrics and health on {url}", err=True),
     )  # fmt: skip

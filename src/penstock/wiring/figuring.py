@@ -34,7 +34,6 @@ from penstock.ports import Clock
 from penstock.quota.operations import Lane
 from penstock.wiring.stores import Service
 
-EVERY_S: Final = 3.0
 STALE_MS: Final = 30_000
 """Older figures are none. A keeper takes over from another in less, unless it was told to be patient."""
 _SHORTEST_WIDTH_MS: Final = 1_000
@@ -48,12 +47,13 @@ class Figuring:
         serving: By model; none for a model without a capacity.
         flow: Told by the keeper of what it wrote.
         store: What is read and kept.
+        every_s: Between two looks.
     """
 
     def __init__(
         self, serving: Mapping[str, Serving], flow: Flow, store: FigureStore, outbox: Outbox, tally: Tally,
         clock: Clock, gauges: Gauges,
-        *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *, every_s: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:  # fmt: skip
         self._serving = serving
         self._flow = flow
@@ -62,6 +62,7 @@ class Figuring:
         self._tally = tally
         self._clock = clock
         self._gauges = gauges
+        self._every_s = every_s
         self._pause = pause
         self._term = 0
         self._figures: dict[str, Figures] = {}
@@ -74,7 +75,7 @@ class Figuring:
         """Look every few seconds, until cancelled."""
         while True:
             await self.look()
-            await self._pause(EVERY_S)
+            await self._pause(self._every_s)
 
     async def look(self) -> None:
         """Bring everything up to date, or know why it cannot be."""
@@ -98,7 +99,7 @@ class Figuring:
         why_not = self._why_not or self._too_old()
         if why_not:
             raise StoreUnavailable(
-                f"the scaling figures cannot be known: {why_not}", retry_after_ms=round(EVERY_S * 1000)
+                f"the scaling figures cannot be known: {why_not}", retry_after_ms=round(self._every_s * 1000)
             )
         return self._figures if model is None else self._figures[model]
 

@@ -52,6 +52,7 @@ async def run_keeper(
     lease_s: float,
     rebuild_s: float,
     audit_s: float,
+    figures_s: float,
     stop: asyncio.Event,
     started: Callable[[str], None],
 ) -> None:
@@ -62,6 +63,7 @@ async def run_keeper(
         lease_s: A keeper that is silent for so long is replaced.
         rebuild_s: After Redis lost its state: how long running requests may claim theirs before new ones are admitted.
         audit_s: Between two audits; 0: none.
+        figures_s: Between two looks at what waits.
         started: Told the operations port's URL.
 
     Raises:
@@ -113,7 +115,9 @@ async def run_keeper(
         )
         survey = Survey(surveyed, keeper.tally, clock, metrics.figures, audit_s=audit_s)
         figures = FigureStore(engine, lambda: books.fence)
-        figuring = Figuring(servings(configuration), flow, figures, outbox, keeper.tally, clock, metrics.figures)
+        figuring = Figuring(
+            servings(configuration), flow, figures, outbox, keeper.tally, clock, metrics.figures, every_s=figures_s
+        )
 
         async def readiness() -> tuple[str, ...]:
             if stop.is_set():
