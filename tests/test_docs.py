@@ -6,8 +6,9 @@ import hashlib
 import importlib
 import pkgutil
 import re
+import subprocess
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import typer
@@ -148,6 +149,32 @@ def test_the_drawn_tree_of_files_is_there_and_whole() -> None:
     assert [path for path in sorted(drawn) if not (ROOT / path).exists()] == []
     packages = {f"src/penstock/{m.name}{'/' if m.ispkg else '.py'}" for m in pkgutil.iter_modules(penstock.__path__)}
     assert packages - drawn - {"src/penstock/__main__.py"} == set()
+    there = folders_of("", "config", "docs", "manifests")
+    assert [folder for folder in sorted(there) if not any(path.startswith(folder) for path in drawn)] == []
+
+
+def folders_of(*places: str) -> set[str]:
+    """The folders in each place that hold files of the project, as they are drawn: with a slash at the end."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    above = {str(folder) for path in listed.splitlines() for folder in PurePosixPath(path).parents}
+    return {
+        f"{folder}/"
+        for folder in above
+        if folder != "." and str(PurePosixPath(folder).parent) in (p or "." for p in places)
+    }
+
+
+def test_the_tree_on_the_front_page_is_there_and_whole() -> None:
+    block = re.search(r"```text\n(.*?)```", read("docs/README.md"), re.DOTALL)
+    assert block is not None
+    drawn = {f"docs/{path}" for path in rules.drawn_paths(block.group(1))}
+    assert [path for path in sorted(drawn) if not (ROOT / path).exists()] == []
+    assert folders_of("docs", "docs/02-core-components") - drawn == set()
+    for line in block.group(1).splitlines():
+        folder, _, pages = line.strip().partition("/ ")
+        for page in PAGES if re.match(r"0[134]-", folder) else ():
+            if page.startswith(f"docs/{folder}/"):
+                assert Path(page).stem in pages.replace("data flow", "data-flow"), page
 
 
 @pytest.mark.parametrize("source", sorted((ROOT / "docs/images").glob("*.mmd")), ids=lambda path: str(path.stem))
