@@ -8,6 +8,7 @@ bridge with the others; names of Services are in its hosts file. Needs root.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shlex
 import signal
@@ -54,6 +55,13 @@ class Node:
         """As a kubelet asks: any answer below 400 within the time."""
         asked = [*self.at, "curl", "-sf", "-o", "/dev/null", "--noproxy", "*", "-m", str(timeout_s), url]
         return subprocess.run(asked, check=False).returncode == 0
+
+    def ask(self, url: str, *options: str) -> Any:
+        """A request, as from another pod; what was answered, read as JSON."""
+        asked = [*self.at, "curl", "-sS", "--noproxy", "*", "-m", "60", *options, url]
+        done = subprocess.run(asked, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def close(self) -> None:
         _end(self._network)
@@ -132,15 +140,26 @@ class Container:
             return self._pod.node.answers(f"http://{self._pod.address}:{port}{get['path']}", timeout_s=timeout_s)
         if not self._entered:
             return False
-        user = str(self._user)
-        inside = ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-r", "-w", "-S", user, "-G", user]
         try:
             return subprocess.run(
-                [*inside, *probe["exec"]["command"]], env=self._environment(), capture_output=True, check=False,
+                [*self._inside(), *probe["exec"]["command"]], env=self._environment(), capture_output=True, check=False,
                 timeout=timeout_s * SLOWER,
             ).returncode == 0  # fmt: skip
         except subprocess.TimeoutExpired:
             return False
+
+    def run(self, *command: str) -> str:
+        """One more command inside, as ``kubectl exec`` does; what it printed."""
+        done = subprocess.run(
+            [*self._inside(), *command],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command} in {self.name} ended with {done.returncode}:\n{done.stderr[-3000:]}"
+        return done.stdout
 
     def stop(self) -> int:
         """What happens to a container whose pod is deleted: preStop, SIGTERM, and never SIGKILL; its exit code."""
@@ -161,6 +180,10 @@ class Container:
         """If it still runs."""
         if self.process is not None:
             _end(self.process)
+
+    def _inside(self) -> tuple[str, ...]:
+        user = str(self._user)
+        return ("nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-r", "-w", "-S", user, "-G", user)
 
     @property
     def _user(self) -> int:

@@ -6,6 +6,7 @@ stands for the images.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 
 from tests.chart.local_pods import LocalPod, local_pods
 from tests.chart.rendering import render
+from tests.system.services import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 READY_S = 300.0
@@ -25,6 +27,24 @@ def _namespaces() -> None:
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
     if os.getuid() != 0 or tried.returncode != 0:
         pytest.skip("pods are processes in namespaces of their own here, which only root may make")
+
+
+def run_a_job(pods: dict[str, LocalPod]) -> None:
+    """Through all of them: API service, gateway, broker, worker, executor, model server, collector, keeper."""
+    api = pods["penstock-api"]
+    (container,) = api.main
+    files = ("-c", "/etc/penstock/penstock.yaml", "-c", "/etc/penstock/cluster.yaml")
+    key = container.run("/opt/penstock/bin/penstock", "keys", "create", "acme", *files).strip()
+    body = {"model": "smollm2-135m", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
+    url = f"http://{api.address}:8080/v1"
+    asked = ("-H", f"authorization: Bearer {key}", "-H", "content-type: application/json")
+    job = api.node.ask(f"{url}/chat/completions", *asked, "-H", "prefer: respond-async", "-d", json.dumps(body))
+    wait_until(
+        lambda: bool(api.node.ask(f"{url}/jobs/{job['id']}", *asked)["finished_at"]), api.network, container.log,
+        bound_s=READY_S,
+    )  # fmt: skip
+    ended = api.node.ask(f"{url}/jobs/{job['id']}", *asked)
+    assert (ended["status"], ended["usage"]["source"]) == ("succeeded", "upstream"), ended
 
 
 def test_every_pod_waits_for_the_setup_becomes_ready_and_ends_within_its_grace_period(tmp_path: Path) -> None:
@@ -40,6 +60,7 @@ def test_every_pod_waits_for_the_setup_becomes_ready_and_ends_within_its_grace_p
         setup.complete(READY_S)
         for each in started:
             each.result()
+        run_a_job(pods)
         ended = dict(zip(pods, kubelet.map(LocalPod.stop, pods.values()), strict=True))
         assert {(name, code) for codes in ended.values() for name, code in codes.items() if code} == set()
         assert list(kubelet.map(LocalPod.stop, stores)) == [{"redis": 0}, {"postgresql": 0}, {"rabbitmq": 0}]
