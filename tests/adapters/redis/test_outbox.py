@@ -81,3 +81,17 @@ def test_organisations_of_one_partition_share_a_stream_and_others_do_not(service
         return {each: {entry.event.organisation for entry in entries} for each, entries in found.items()}
 
     assert drained(service, read) == {ACME: {"acme", same}, partition_of(other): {other}}
+
+
+def test_an_event_brings_the_trace_of_a_request_whose_nonce_is_one(service: Redis) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    nonces = (trace, trace.upper(), f"{trace}0", f"{trace[:-1]}", "x" * len(trace))
+
+    async def traced(store: RedisStore, outbox: Outbox) -> list[str | None]:
+        last = (await outbox.read())[ACME][-1].id
+        for index, nonce in enumerate(nonces, COUNT):
+            await store.apply(replace(reserve(index), nonce=nonce))
+            await store.apply(settle(index))
+        return [entry.traceparent for entry in (await outbox.read({ACME: last}))[ACME]]
+
+    assert drained(service, traced) == [trace, None, None, None, None]

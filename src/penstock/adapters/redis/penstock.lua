@@ -75,7 +75,7 @@ local EXACT_MAX = 4503599627370496 -- 2^52
 local FORGET_OFFSET = 9007199254740992 -- 2^53: takes the scores of ended ids below those of open ones
 local SAMPLES_MIN, SAMPLES_MAX = 20, 1024
 local DAY_MS = 86400000
-local TRACEPARENT = '^00%-%x+%-%x+%-%x%x$'
+local TRACEPARENT = '^00%-[0-9a-f]+%-[0-9a-f]+%-[0-9a-f]+$'
 local RATE_PERIOD_MAX_MS = 2097152 -- 2^21: with 2^31 tokens a level stays within 2^52
 
 -- Redis hides the standard library from a library that is loading, so these are bound in the first call.
