@@ -6,16 +6,19 @@ stands for the images.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.chart.local_pods import LocalPod, local_pods
-from tests.chart.rendering import render
+from tests.chart.rendering import ROOT, VALUES, Object, of_kind, render, template
 from tests.system.services import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
@@ -47,8 +50,41 @@ def run_a_job(pods: dict[str, LocalPod]) -> None:
     assert (ended["status"], ended["usage"]["source"]) == ("succeeded", "upstream"), ended
 
 
-def test_every_pod_waits_for_the_setup_becomes_ready_and_ends_within_its_grace_period(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(16) as kubelet, local_pods(render("bundled"), tmp_path, {}) as pods:
+def with_bundled_stores() -> list[Object]:
+    """As somebody tries the chart: with one account for everything."""
+    return render("bundled")
+
+
+def with_accounts() -> list[Object]:
+    """With stores that are there, and an account with the least rights for each role."""
+    stores = [each for each in render("bundled") if is_of_a_store(each)]
+    done = template((ROOT / "penstock.yaml", VALUES / "accounts.yaml"))
+    assert done.returncode == 0, done.stderr
+    return stores + [each for each in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if each]
+
+
+def is_of_a_store(each: Object) -> bool:
+    component = each["metadata"].get("labels", {}).get("app.kubernetes.io/component")
+    return component in ("redis", "postgresql", "rabbitmq", "bundled")
+
+
+def secrets(objects: list[Object]) -> dict[str, dict[str, str]]:
+    """What somebody made beside the chart."""
+    (made,) = of_kind(objects, "Secret")
+    roles = ("api", "keeper", "gateway", "worker", "collector", "monitor")
+    return {
+        "stores": {key: base64.b64decode(value).decode() for key, value in made["data"].items()},
+        "accounts": {role: f"of-the-{role}-only" for role in roles},
+        "penstock-auth": {"pepper": "0123456789abcdef" * 4},
+    }
+
+
+@pytest.mark.parametrize("made", [with_bundled_stores, with_accounts])
+def test_every_pod_waits_for_the_setup_becomes_ready_and_ends_within_its_grace_period(
+    made: Callable[[], list[Object]], tmp_path: Path
+) -> None:
+    objects = made()
+    with ThreadPoolExecutor(16) as kubelet, local_pods(objects, tmp_path, secrets(objects)) as pods:
         stores = [pods.pop(f"penstock-{name}") for name in ("redis", "postgresql", "rabbitmq")]
         (setup,) = (pods.pop(name) for name in list(pods) if "-setup-" in name)
         list(kubelet.map(lambda pod: pod.start(READY_S), stores))
