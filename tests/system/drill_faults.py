@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from penstock.quota import Lane, Reserve, reservation_id
 from tests.system.drill_scene import SMALL, YEAR_S, Scene, certify
 
 
@@ -66,11 +69,44 @@ def _unread_poison(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def _tampered(scene: Scene) -> Iterator[None]:
-    key = scene.redis("--scan", "--pattern", "*:acme:counters").strip()
-    (name,) = (each for each in scene.redis("HKEYS", key).split() if each.startswith("acme/tokens/day"))
-    before = scene.redis("HGET", key, name).strip()
-    yield
-    scene.redis("HSET", key, name, before)
+    """What another organisation used is put back to what it was before; then to what it is."""
+    (key,) = scene.redis("--scan", "--pattern", "*:other:counters").split()
+    (counter,) = (name for name in scene.redis("HKEYS", key).split() if name.startswith("other/tokens/day"))
+    keep = "redis.call('HSET', 'drill', ARGV[2], redis.call('HGET', KEYS[1], ARGV[1]))"
+    put = "redis.call('HSET', KEYS[1], ARGV[1], redis.call('HGET', 'drill', ARGV[2]))"
+    scene.redis("EVAL", keep, "1", key, counter, "before")
+    scene.ask("other")
+    scene.redis("EVAL", keep, "1", key, counter, "after")
+    scene.redis("EVAL", put, "1", key, counter, "before")
+    try:
+        yield
+    finally:
+        scene.redis("EVAL", put, "1", key, counter, "after")
+
+
+@contextmanager
+def _out_of_reach(scene: Scene) -> Iterator[None]:
+    """A hold whose deadline is taken out of the list that the sweep goes through."""
+    (known,) = scene.redis("--scan", "--pattern", "*:other:definitions").split()
+    field = next(name for name in scene.redis("HKEYS", known).split() if name.startswith("key/"))
+    mac = re.search(r"[0-9a-f]{64}", scene.redis("HGET", known, field))
+    assert mac is not None
+    now_ms = time.time_ns() // 1_000_000
+    reservation = reservation_id(now_ms, 1)
+    reserve = Reserve(
+        organisation="other", caller_now_ms=now_ms, reservation=reservation, nonce="drill", fingerprint="drill",
+        key=field.removeprefix("key/"), key_mac=mac.group(), route="chat.completions", model="n", body_bytes=100,
+        outputs_bound=10, lane=Lane.QUEUE, job_deadline_ms=now_ms + 2000,
+    )  # fmt: skip
+    scene.reserve(reserve)
+    (key,) = scene.redis("--scan", "--pattern", "*:other:deadlines").split()
+    (member,) = (name for name in scene.redis("ZRANGE", key, "0", "-1").split() if reservation in name)
+    score = scene.redis("ZSCORE", key, member).strip()
+    scene.redis("ZREM", key, member)
+    try:
+        yield
+    finally:
+        scene.redis("ZADD", key, score, member)
 
 
 @contextmanager
@@ -157,8 +193,8 @@ FAULTS: Final = (
     ),
     Fault(
         what="the model server has long gaps",
-        how=lambda scene: scene.asking(simulate="tokens=5 fault=slow_chunks:600", is_streamed=True),
-        fires="PenstockModelSlow", labels={"model": "m"},
+        how=lambda scene: scene.asking(simulate="tokens=5 fault=slow_chunks:2000", is_streamed=True),
+        fires="PenstockModelSlow", labels={"model": "m"}, implies=LATE,
     ),
     Fault(
         what="the model server tells no usage", how=lambda scene: scene.asking(simulate="tokens=5 fault=no_usage"),
@@ -170,12 +206,19 @@ FAULTS: Final = (
     ),
     Fault(
         what="dead letters that nobody reads", how=_unread_poison, fires="PenstockDeadLetters",
-        implies=DOWN | _named("JobsDeadLettered DeadLettersUnreadable"),
+        implies=DOWN | JOBS_WAIT | _named("JobsDeadLettered DeadLettersUnreadable"),
     ),
     Fault(
         what="a transaction keeps the ledger locked",
         how=lambda scene: scene.transaction("LOCK TABLE ledger IN ACCESS EXCLUSIVE MODE"),
         fires="PenstockOutboxGrowing", implies=JOBS_WAIT | STORE | LEDGER_WAITS,
+    ),
+    Fault(
+        what="a counter is changed by hand", how=_tampered,
+        fires="PenstockLedgerDrift", labels={"organisation": "other"},
+    ),
+    Fault(
+        what="a hold that the sweep does not find", how=_out_of_reach, fires="PenstockHoldsStuck", implies=JOBS_WAIT,
     ),
     Fault(
         what="the table of scaling figures is gone", how=_figures_gone, fires="PenstockScalerBlind",

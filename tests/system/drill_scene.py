@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from penstock.adapters.redis import open_store
+from penstock.quota import Reserve, Reserved
 from tests.system.clusters import Cluster, until
 from tests.system.programs import SimulatedModel
 from tests.system.services import found_program
@@ -38,7 +41,7 @@ class DrillCluster(Cluster):
     """The cluster of the tests, with figures for scaling and an organisation that is soon refused."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, *USUAL)
+        super().__init__(folder, *USUAL, environment={"PENSTOCK_AUDIT_S": "3"})
         file = folder / "penstock.yaml"
         self.certificate = folder / "ca.pem"
         certify(self.certificate, valid_s=YEAR_S)
@@ -166,6 +169,12 @@ class Scene:
             self.cluster.model = model
             model.start()
 
+    def ask(self, organisation: str) -> None:
+        """One request of an organisation that asks for nothing else."""
+        with self.cluster.client(self.cluster.keys[organisation]) as client:
+            body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+            assert client.post("/v1/chat/completions", json=body).status_code == 200
+
     # --- stores --------------------------------------------------------------------------------------------------
 
     def redis(self, *command: str) -> str:
@@ -174,7 +183,8 @@ class Scene:
         address = urlsplit(store["url"])
         done = subprocess.run(
             [found_program("redis-cli"), "--user", store["username"], "-p", str(address.port), *command],
-            env={**os.environ, "REDISCLI_AUTH": _secret(store)}, capture_output=True, text=True, check=True, timeout=30,
+            env={**os.environ, "REDISCLI_AUTH": _secret(store)}, capture_output=True, text=True, errors="replace",
+            check=True, timeout=30,
         )  # fmt: skip
         return done.stdout
 
@@ -222,6 +232,19 @@ class Scene:
             auth=(store["username"], _secret(store)), trust_env=False,
         )  # fmt: skip
         assert answer.json()["routed"], answer.text
+
+    def reserve(self, call: Reserve) -> None:
+        """Have the quota hold something, past every process."""
+
+        async def asked() -> None:
+            store = self._store("redis")
+            address = urlsplit(store["url"])
+            url = f"redis://{store['username']}:{_secret(store)}@{address.hostname}:{address.port}"
+            async with open_store(url) as quota:
+                answer = await quota.apply(call)
+                assert isinstance(answer, Reserved), answer
+
+        asyncio.run(asked())
 
     def _store(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = yaml.safe_load((self.cluster.data / "cluster.yaml").read_text())["stores"][name]

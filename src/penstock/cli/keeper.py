@@ -38,7 +38,12 @@ def keeper(
         typer.Option(min=0, help="After Redis lost its state: seconds in which running requests may claim theirs."),
     ] = LEASE_MS / 1000,
     audit_s: Annotated[
-        float, typer.Option(min=0, help="Between two comparisons of counters, holds and ledger, for metrics; 0: none.")
+        float,
+        typer.Option(
+            min=0,
+            envvar="PENSTOCK_AUDIT_S",
+            help="Between two comparisons of counters, holds and ledger, for metrics; 0: none.",
+        ),
     ] = AUDIT_S,
     figures_s: Annotated[
         float, typer.Option(min=0.1, help="Between two looks at what waits, for metrics and scaling.")
