@@ -142,6 +142,18 @@ def test_every_json_and_yaml_block_can_be_read(path: str) -> None:
     assert list(rules.unreadable_fences(path, read(path))) == []
 
 
+def test_every_metric_of_bento_is_listed_and_every_one_that_an_alert_uses() -> None:
+    page = read("docs/04-operations/monitoring.md")
+    streams = "".join(path.read_text() for path in (ROOT / "config/bento").rglob("*.yaml"))
+    ours = set(re.findall(r"metric: \{ type: \w+, name: (\w+) }", streams))
+    assert len(ours) >= 7
+    alerts = "".join(path.read_text() for path in (ROOT / "config/prometheus/rules").glob("*.yaml"))
+    named = {f"`{name}`" for name in ours | set(re.findall(r"\b(?:input|output|processor)_[a-z]+\b", alerts))}
+    assert sorted(name for name in named if name not in page) == []
+    for label in re.findall(r'\b(?:input|output|processor)_[a-z]+\{label="(\w+)"', alerts):
+        assert re.search(rf"label: {label}\b", streams), label
+
+
 def test_the_drawn_tree_of_files_is_there_and_whole() -> None:
     block = re.search(r"```text\n(.*?)```", read("docs/ORGANIZATION.md"), re.DOTALL)
     assert block is not None

@@ -10,9 +10,9 @@ from math import ceil
 import pytest
 
 from penstock.adapters.redis.translating import keys_of
-from penstock.quota.operations import Lane
+from penstock.quota.operations import Done, Lane, Void
 from tests.system.clusters import until
-from tests.system.keepers import KeeperProgram, World
+from tests.system.keepers import KeeperProgram, World, now_ms
 from tests.system.test_keeper import acquire
 
 JOBS = 6
@@ -73,6 +73,8 @@ def test_what_waits_becomes_replicas_of_either_keeper_and_a_lost_store_none(worl
             assert keeper.series("penstock_scaling_replicas") == {}
         lost.start()
         until_all((one, other), 200, store=store, up=1)
+    ends = [Void(organisation="acme", caller_now_ms=now_ms(), reservation=job.reservation) for job in jobs]
+    assert {type(answer) for answer in world.applied(*ends)} == {Done}
     assert (one.stop(), other.stop()) == (0, 0)
 
 

@@ -1,6 +1,6 @@
 """An organisation's standing when it has more holds than a store should read at once: page by page.
 
-A page of 500 holds takes Redis some milliseconds, in which nobody else is served; all of 50,000 would take it most of a
+A page of 200 holds takes Redis some milliseconds, in which nobody else is served; all of 50,000 would take it most of a
 second. What a page leaves out may change before the next one is read, so that several pages are of no one instant.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 from penstock.ports import QuotaStore
 from penstock.quota.operations import Hold, Inspect, Inspected, NotReady
 
-PAGE: Final = 500
+PAGE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
