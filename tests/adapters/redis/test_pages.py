@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.library import load_library
@@ -18,6 +20,8 @@ from tests.system.services import Redis
 HOLDS = count(50_000, short=1_700)
 AT_ONCE = 500
 PAGE_S_MAX = 0.01
+
+pytestmark = pytest.mark.slow
 
 
 async def held(store: RedisStore) -> None:
