@@ -26,6 +26,7 @@ import penstock.cli.replay
 import penstock.cli.serve
 import penstock.cli.setup
 import penstock.cli.simulate_model
+import penstock.cli.top
 import penstock.cli.up
 import penstock.cli.usage
 
@@ -34,7 +35,7 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=
 COMMANDS = (
     "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
     "setup", "simulate-model", "up", "invoice", "ledger export", "ledger correct", "await", "local-model",
-    "erase", "rebuild", "plan", "doctor",
+    "erase", "rebuild", "plan", "doctor", "top",
 )  # fmt: skip
 
 

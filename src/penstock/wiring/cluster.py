@@ -26,6 +26,7 @@ from penstock.wiring.bento import Stream, streams
 from penstock.wiring.models import local_model_name
 from penstock.wiring.own_stores import OwnStores
 from penstock.wiring.places import Places
+from penstock.wiring.running import local_url
 from penstock.wiring.setting_up import set_up
 
 PIDS = "processes.json"
@@ -131,6 +132,10 @@ def _programs(
 ) -> list[Program]:
     given = [argument for file in files for argument in ("-c", str(file.resolve()))]
     executor_port, keeper_port, execute_port = free_port(), free_port(), free_port()
+    server = configuration.server
+    operations = {"keeper": keeper_port, "executor": execute_port, "api": server.operations_port}
+    pages = {name: local_url("127.0.0.1", port) for name, port in operations.items()}
+    places.operations.write_text(json.dumps(pages, indent=2) + "\n")
 
     def ours(name: str, port: int, *arguments: str) -> Program:
         return Program(

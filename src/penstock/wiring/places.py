@@ -56,6 +56,11 @@ class Places:
         """Written by the service while it runs: ``{pid, url, operations_url}``."""
         return self.data / "serve.json"
 
+    @property
+    def operations(self) -> Path:
+        """Written by ``penstock up``: the operations port of each of its processes, by name."""
+        return self.data / "operations.json"
+
     def create(self) -> None:
         """Make the directory, for its owner only, if it is not there.
 
