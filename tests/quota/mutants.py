@@ -175,6 +175,8 @@ def _start(mutant: Mutant, tests: Sequence[str], bound_s: int) -> int:
     os.dup2(silence, 2)
     import pytest
 
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("penstock", "tests")]:
+        del sys.modules[name]  # what was imported before would be the sound one
     sys.meta_path.insert(0, _Loader(mutant))
     os._exit(int(pytest.main([*OPTIONS, *tests])))
 

@@ -148,10 +148,9 @@ def _too_many(organisation: str, definitions: Definitions) -> str | None:
     tally = Tally((limit.owner, limit.model) for limit in definitions.limits)
     models = [*definitions.models, *{limit.model for limit in definitions.limits if limit.model is not None}, ""]
     callers = {(key.team, key.id) for key in definitions.keys.values()} | {(None, "")}
+    most = 0
     for team, key in callers:
         owners = owners_of(organisation, team, key)
         everywhere = sum(tally[owner, None] for owner in owners)
-        most = everywhere + max(sum(tally[owner, model] for owner in owners) for model in models)
-        if most > LIMITS_MAX:
-            return f"{most} limits on one request of key {key or 'any'}; at most {LIMITS_MAX} are possible"
-    return None
+        most = max(most, everywhere + max(sum(tally[owner, model] for owner in owners) for model in models))
+    return f"{most} limits on one request; at most {LIMITS_MAX} are possible" if most > LIMITS_MAX else None

@@ -42,6 +42,7 @@ from tests.adapters.redis.lua_sites import each_broken
 from tests.adapters.redis.test_arguments import WRONG
 from tests.adapters.redis.test_differential import raw_counter, spending
 from tests.adapters.redis.test_mangled_arguments import drawn
+from tests.quota.edges import edges
 from tests.quota.histories import ORGANISATIONS, T0_MS, history
 from tests.quota.mutants import Mutant, report, survivors_of
 from tests.system.services import Redis
@@ -69,10 +70,11 @@ def scripts() -> list[Script]:
     """Those that notice most come first."""
     found = [_script(history(seed, CALLS)) for seed in range(1, HISTORIES)]
     found.insert(3, _refused())
+    found.insert(4, _script(edges(), look_every=1))
     return [*found, _script(history(0, CALLS)), *map(_mangled, range(1, 5)), _script(spending(0))]
 
 
-def _script(calls: Iterable[tuple[Any, int]]) -> Script:
+def _script(calls: Iterable[tuple[Any, int]], look_every: int = 20) -> Script:
     commands = list[bytes]()
     told_ms = -1
     for number, (call, time_ms) in enumerate(calls):
@@ -80,7 +82,7 @@ def _script(calls: Iterable[tuple[Any, int]]) -> Script:
             commands.append(set_time(time_ms))
             told_ms = time_ms
         commands.append(write_call(call))
-        if number % 20 == 0:
+        if number % look_every == 0:
             commands.append(write_call(Inspect(organisation=call.organisation, caller_now_ms=time_ms)))
     return Script(tuple(tuple(commands[at : at + AT_ONCE]) for at in range(0, len(commands), AT_ONCE)))
 
@@ -259,8 +261,10 @@ def main() -> int:
     for mutant in left:
         sys.stdout.write(f"left to other tests: line {mutant.line} of {mutant.key}\n")
     sound = Mutant(FILE, 1, "", "nothing broken", SOURCE)
-    if left and not survivors_of([in_place_of_the_library(sound)], 1, OTHER_TESTS, bound_s=OTHERS_S):
-        parser.error("the tests fail on the library as it is; make them pass first")
+    silent = Mutant(FILE, 1, "", "everything broken", SOURCE + "\nerror('broken')\n")
+    controls = [in_place_of_the_library(each) for each in (sound, silent)]
+    if left and [each.key for each in survivors_of(controls, 1, OTHER_TESTS, bound_s=OTHERS_S)] != [sound.key]:
+        parser.error("the other tests must pass on the library as it is, and fail on one that does not load")
     broken = [in_place_of_the_library(each) for each in left]
     survived = survivors_of(broken, arguments.jobs, OTHER_TESTS, bound_s=OTHERS_S)
     return report(mutants, survived, EXPLAINED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.translating import keys_of, write_call
 from penstock.adapters.redis.wire import Refusal
+from penstock.quota import Key
 from tests.adapters.redis.desks import WINDOW, calls_of_a_life, define, now_ms, ready, reserve, settle
 from tests.system.services import Redis
 
@@ -113,3 +115,36 @@ def test_a_damaged_counter_stops_its_calls_and_is_never_counted_as_zero(service:
     said, is_unchanged = refused(service, "FCALL", "penstock_reserve", "5", *keys_of("acme"), argument)
     assert f"the counter of {WINDOW} is missing" in said
     assert is_unchanged
+
+
+def reordered(value: Any) -> Any:
+    """The same for whoever reads JSON, with the names of objects and lists of names the other way round."""
+    if isinstance(value, dict):
+        return {name: reordered(value[name]) for name in reversed(value)}
+    if isinstance(value, list):
+        found = [reordered(each) for each in value]
+        return found[::-1] if all(isinstance(each, str) for each in found) else found
+    return value
+
+
+def test_definitions_are_the_same_in_whatever_order_they_are_told(service: Redis) -> None:
+    asyncio.run(_fill(service.url))
+    names = ["chat.completions", "completions", "embeddings", "responses"]
+    key = Key(id="n", team="search", macs=(("ab", 0),), routes=frozenset(names), models=frozenset({"a", "b", "c"}))
+    call = replace(define(), version=define().version + 1)
+    call = replace(call, definitions=replace(call.definitions, keys={**call.definitions.keys, "n": key}))
+    told = json.loads(write_call(call).split(b"\r\n")[-2])
+    other = json.loads(json.dumps(told))
+    other["definitions"]["keys"]["n"]["routes"] = names[:3]
+
+    async def answers() -> list[Any]:
+        client = RedisClient(read_address(service.url))
+        commands = (
+            pack("FCALL", "penstock_define", 5, *keys_of("acme"), json.dumps(each))
+            for each in (told, reordered(told), other)
+        )
+        found = [json.loads(await client.ask(each))["answer"] for each in commands]
+        await client.close()
+        return found
+
+    assert asyncio.run(answers()) == ["Done", "Done", "Refused"]

@@ -37,6 +37,7 @@ from penstock.quota.counters import Counter, roll
 from penstock.quota.definitions import Kind
 from tests.adapters.redis.clocked import CLOCKED, set_time
 from tests.counts import count
+from tests.quota.edges import edges
 from tests.quota.histories import KEYS, LIMITS, MODELS, ORGANISATIONS, Scribe, history
 from tests.system.services import Redis
 
@@ -227,6 +228,11 @@ def test_calls_are_answered_as_the_model_answers(part: int, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_debts_and_learned_estimates_are_those_of_the_model(tmp_path: Path) -> None:
     assert ("Settle", "Settled") in followed(tmp_path, range(1), spending)
+
+
+@pytest.mark.slow
+def test_what_lies_on_a_bound_is_answered_as_the_model_answers(tmp_path: Path) -> None:
+    assert ("Extend", "Extended") in followed(tmp_path, range(1), lambda _: edges())
 
 
 class Foreign(Redis):

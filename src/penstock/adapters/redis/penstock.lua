@@ -527,7 +527,6 @@ local function end_as(call, reservation, state)
   reservation.state, reservation.running = state, false
   reservation.due_ms = max(call.now + REMEMBER_MS, reservation.job_deadline_ms)
   if state ~= 'expired' then reservation.windows, reservation.rates = {}, {} end
-  reservation.flight = {}
   keep(call, reservation)
 end
 
