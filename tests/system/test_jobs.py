@@ -15,6 +15,7 @@ from tests.system.canaries import ANSWER, log_lines, publish, secrets_of, told_e
 from tests.system.clusters import Cluster
 from tests.system.deployments import Client, Deployment, Embedded, until
 from tests.system.traces import Receiver
+from tests.system.whole_traces import whole_in_each_lane
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,9 @@ PLACES = 4  # jobs at once, in either mode
 def receiver() -> Iterator[Receiver]:
     """Takes the spans of everything that is done here."""
     receiver = Receiver()
-    yield receiver
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # ms between two batches of each process
+        yield receiver
     receiver.close()
 
 
@@ -290,6 +293,12 @@ def test_two_organisations_may_use_the_same_key(deployment: Deployment, acme: Cl
     with Client(deployment, "other") as theirs:
         assert keyed(theirs, "order-4").status_code == 202
     assert mine.status_code == 202
+
+
+def test_one_trace_follows_a_request_and_a_job_through_every_process(
+    deployment: Deployment, receiver: Receiver
+) -> None:
+    whole_in_each_lane(deployment, receiver)
 
 
 def job_services(deployment: Deployment) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,29 +77,26 @@ class Receiver:
         self._thread.join()
         self._server.server_close()
 
-    def trace(self, trace: str, *, complete: Callable[[list[Span]], bool]) -> list[Span]:
-        """The spans of one trace, once they are complete."""
+    def trace(self, trace: str, *, count: int) -> list[Span]:
+        """The spans of one trace, once there are so many."""
 
         def found() -> list[Span]:
             return [span for span in list(self.spans) if span.trace == trace]
 
         try:
-            until(lambda: complete(found()))
+            until(lambda: len(found()) >= count)
         except AssertionError as error:
             raise AssertionError(f"{error}; there are {sorted((s.service, s.name) for s in found())}") from None
         return found()
 
-    def linked(self, traces: set[str], *, names: set[str]) -> list[Span]:
-        """The spans of other traces that link to these, once there are some of each name."""
+    def linked(self, spans: list[Span]) -> list[Span]:
+        """What these link to, once all of it is here."""
+        wanted = {link for span in spans for link in span.links}
 
         def found() -> list[Span]:
-            return [
-                span
-                for span in list(self.spans)
-                if {trace for trace, _ in span.links} & traces and span.trace not in traces
-            ]
+            return [span for span in list(self.spans) if (span.trace, span.id) in wanted]
 
-        until(lambda: {span.name for span in found()} == names)
+        until(lambda: len(found()) == len(wanted))
         return found()
 
 
