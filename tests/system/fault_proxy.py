@@ -13,6 +13,8 @@ from typing import Any, Final
 
 CHUNK_BYTES: Final = 1 << 16
 STOP_S: Final = 10.0
+DELAY_S: Final = 0.05
+FAULTS: Final = ("cut", "half_close", "delay", "refuse")
 
 
 class Connection:
@@ -145,3 +147,20 @@ class FaultProxy:
                 writer.write_eof()
         except (OSError, RuntimeError):
             writer.transport.abort()
+
+
+def disturb(proxy: FaultProxy, fault: str) -> None:
+    """Begin one of ``FAULTS``."""
+    if fault == "delay":
+        proxy.delay(DELAY_S)
+    elif fault == "refuse":
+        proxy.refuse(True)
+        proxy.cut()
+    else:
+        getattr(proxy, fault)()
+
+
+def mend(proxy: FaultProxy) -> None:
+    """End it; what was cut stays cut."""
+    proxy.delay(0)
+    proxy.refuse(False)

@@ -21,10 +21,12 @@ import httpx2 as httpx
 from penstock.adapters.postgresql.crash_points import CRASH_POINTS as KEEPER_POINTS
 from penstock.lanes.executing import CRASH_POINTS as EXECUTOR_POINTS
 from penstock.lanes.forwarding import CRASH_POINTS as API_POINTS
+from penstock.quota.operations import Lane
 from penstock.wiring.crash import VARIABLE
 from tests.system.bento import ROOT, found_bento
-from tests.system.clusters import ENDS, Cluster, until
+from tests.system.clusters import ENDS, ORGANISATION, Cluster, until
 from tests.system.dying_stream import POINTS as STREAM_POINTS
+from tests.system.fault_proxy import FaultProxy
 from tests.system.soak_faults import family
 from tests.system.soak_verdict import bills_wrong, executions_again, ledger_wrong
 
@@ -161,6 +163,85 @@ class Senders:
             each.result()
 
 
+LINKS: Final = {
+    "api": ("redis", "postgresql", "gateway"),
+    "keeper": ("redis", "postgresql"),
+    "executor": ("redis", "model"),
+}
+"""By each process of ours that is not Bento's: what it is connected to. The links of Bento's: test_links.py."""
+
+
+class ProxiedLinks:
+    """A context in which a proxy stands on each of ``LINKS`` of a running cluster, and before the API itself.
+
+    The processes are started again with other addresses, one by one, and with the old ones at the end.
+    """
+
+    def __init__(self, cluster: FaultyCluster) -> None:
+        self._cluster = cluster
+        self._files = [cluster.folder / "penstock.yaml", cluster.data / "cluster.yaml"]
+        self._originals = [file.read_text() for file in self._files]
+        stores = cluster.configuration.stores
+        self._ports = {
+            "redis": _port(stores.redis.url),
+            "postgresql": _port(stores.postgresql.url),
+            "gateway": _port(cluster.configuration.queue.gateway),
+            "model": cluster.model.port,
+        }
+        self.by_name: dict[str, FaultProxy] = {}
+
+    def __enter__(self) -> ProxiedLinks:
+        self.by_name["client"] = FaultProxy(self._cluster.ports["port"])
+        for process, links in LINKS.items():
+            for link in links:
+                self.by_name[f"{process}-{link}"] = FaultProxy(self._ports[link])
+        for proxy in self.by_name.values():
+            proxy.start()
+        for process, links in LINKS.items():
+            for file, original in zip(self._files, self._originals, strict=True):
+                text = original
+                for link in links:
+                    text = text.replace(f":{self._ports[link]}", f":{self.by_name[f'{process}-{link}'].port}")
+                file.write_text(text)
+            self._restart(process)
+        self._restore()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        for process in LINKS:
+            self._restart(process)
+        for proxy in self.by_name.values():
+            proxy.stop()
+
+    def _restore(self) -> None:
+        for file, original in zip(self._files, self._originals, strict=True):
+            file.write_text(original)
+
+    def _restart(self, process: str) -> None:
+        until(lambda: process in self._cluster.pids)
+        self._cluster.kill_one(process)
+        with self._cluster.client() as client:
+            until(lambda: _answers(client))
+
+    def client(self) -> httpx.Client:
+        """Of the API, by way of its proxy."""
+        url = f"http://127.0.0.1:{self.by_name['client'].port}"
+        bearer = {"authorization": f"Bearer {self._cluster.key()}"}
+        return httpx.Client(base_url=url, headers=bearer, timeout=60, trust_env=False)
+
+
+def _port(url: str) -> int:
+    return int(url.partition("://")[2].partition("/")[0].rpartition(":")[2])
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/v1/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def all_ended(cluster: FaultyCluster, accepted: Sequence[str], *, bound_s: float) -> Mapping[str, Mapping[str, Any]]:
     """Wait until every accepted job has ended; what is known of all jobs then."""
     found: dict[str, dict[str, Any]] = {}
@@ -188,7 +269,8 @@ def wrong_with(
             yield f"job {job} is {stored[job]['status']}: {stored[job]}"
     yield from bills_wrong(events, stored)
     yield from ledger_wrong(events, produced)
-    unknown = {event.reservation for event in events if event.charge.requests} - stored.keys()
+    mine = (event for event in events if (event.lane, event.organisation) == (Lane.QUEUE.value, ORGANISATION))
+    unknown = {event.reservation for event in mine if event.charge.requests} - stored.keys()
     if unknown:
         yield f"billed, and nobody sees a job: {sorted(unknown)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,8 @@ from openai import OpenAI
 from penstock.quota.events import EventKind
 from tests.counts import TORTURE, count
 from tests.system.clusters import Cluster, billed, until
+from tests.system.fault_proxy import FAULTS as FAULTS_OF_LINKS
+from tests.system.fault_proxy import disturb, mend
 from tests.system.queue_faults import (
     AT_HAND,
     FAULTS,
@@ -22,6 +25,7 @@ from tests.system.queue_faults import (
     SERVICES,
     Fault,
     FaultyCluster,
+    ProxiedLinks,
     Senders,
     again,
     all_ended,
@@ -110,6 +114,37 @@ def test_nothing_accepted_is_lost_or_billed_twice_when_one_is_killed(cluster: Cl
     charged = billed(cluster.audited())
     assert [charged[job] for job in accepted] == [1] * len(accepted)
     assert set(charged.values()) == {1}
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_every_answer_and_every_job_is_billed_once_whatever_the_links_of_our_processes_do(
+    cluster: FaultyCluster, seed: int
+) -> None:
+    accepted: list[str] = []
+    with ProxiedLinks(cluster) as links:
+        every = [(name, fault) for name in links.by_name for fault in FAULTS_OF_LINKS]
+        faults = Random(seed).sample(every, count(len(every), short=3))
+        for name, fault in faults:
+            disturb(links.by_name[name], fault)
+            for number in range(4):
+                with links.client() as client, suppress(AssertionError, httpx.TransportError):
+                    if number % 2:
+                        ask(client)
+                    else:
+                        accepted.append(cluster.submit(client, simulate="tokens=20"))
+            mend(links.by_name[name])
+            with links.client() as client:
+                until(lambda client=client: ask(client) == 200)  # and then all is well again
+                accepted.append(cluster.submit(client, simulate="tokens=20"))
+        stored = all_ended(cluster, accepted, bound_s=ENDED_S)
+    wrong = list(wrong_with(cluster, accepted, stored))
+    assert wrong == [], f"seed {seed}: {faults}"
+
+
+def ask(client: httpx.Client) -> int:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "metadata": {"simulate": "tokens=10"}}
+    return client.post("/v1/chat/completions", json=body).status_code
 
 
 @pytest.mark.torture

@@ -22,6 +22,7 @@ from penstock.lanes.jobs import read_job
 from penstock.quota.definitions import Kind, Metric
 from penstock.quota.events import Usage
 from penstock.quota.operations import Settle, Void
+from tests.counts import TORTURE
 from tests.system.bento import CHAT, PEPPER, Answer, Cluster, Gateway, send
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
@@ -327,21 +328,27 @@ def test_a_broker_that_freezes_then_dies_leaves_no_hold(cluster: Cluster, gatewa
     jobs_taken(cluster)
 
 
+ALARMS = (("set_vm_memory_high_watermark", "0.0000001", "0.4"), ("set_disk_free_limit", "900000GB", "50MB"))
+
+
+@pytest.mark.torture
 def test_a_broker_that_blocks_and_a_queue_that_is_gone_leave_no_hold(cluster: Cluster, gateway: Gateway) -> None:
     key = cluster.define("blocked", DAY)
-    cluster.broker.control("set_vm_memory_high_watermark", "0.0000001")
-    began_s = time.monotonic()
     answers = [gateway.post(key)]
-    while answers[-1].status == 202:  # until the broker's next look at its memory
-        assert time.monotonic() - began_s < 30
-        answers.append(gateway.post(key))
-    cluster.broker.control("set_vm_memory_high_watermark", "0.4")
-    while answers[-1].status != 202:
-        assert time.monotonic() - began_s < 60
-        answers.append(gateway.post(key))
+    for alarm, blocked, free in ALARMS if TORTURE else ALARMS[-1:]:
+        cluster.broker.control(alarm, blocked)
+        began_s = time.monotonic()
+        while answers[-1].status == 202:  # until the broker's next look at what it has
+            assert time.monotonic() - began_s < 60
+            answers.append(gateway.post(key))
+        cluster.broker.control(alarm, free)
+        while answers[-1].status != 202:
+            assert time.monotonic() - began_s < 120
+            answers.append(gateway.post(key))
     cluster.manage("DELETE", "queues", "penstock", shard_name("org/m", 0))
     answers.append(gateway.post(key, CHAT.replace(b'"m"', b'"org/m"')))
     refused = [answer.body["error"]["code"] for answer in answers if answer.status == 503]
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status == 503)
     assert len(refused) >= 2
     assert set(refused) == {"queue_unavailable"}
     accepted = {answer.body["id"] for answer in answers if answer.status == 202}

@@ -10,16 +10,14 @@ from random import Random
 import pytest
 
 from tests.counts import count
-from tests.system.fault_proxy import FaultProxy
+from tests.system.fault_proxy import FAULTS, FaultProxy, disturb, mend
 from tests.system.programs import SimulatedModel
 from tests.system.queue_lane import Executor, QueueLane, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
 SEED = 20260302
-FAULTS = ("cut", "half_close", "delay", "refuse")
 JOBS_BETWEEN = 3
-DELAY_S = 0.05
 
 
 class Links:
@@ -76,21 +74,6 @@ def links(tmp_path: Path) -> Iterator[Links]:
     made = Links(tmp_path / "lane")
     yield made
     made.stop()
-
-
-def disturb(proxy: FaultProxy, fault: str) -> None:
-    if fault == "delay":
-        proxy.delay(DELAY_S)
-    elif fault == "refuse":
-        proxy.refuse(True)
-        proxy.cut()
-    else:
-        getattr(proxy, fault)()
-
-
-def mend(proxy: FaultProxy) -> None:
-    proxy.delay(0)
-    proxy.refuse(False)
 
 
 @pytest.mark.torture
