@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from math import factorial
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from penstock.planning.forecasting.servers import Server, speeds_of
 from penstock.planning.forecasting.simulation import Run, World, simulate
 from penstock.planning.rehearsing.traces import Arrival
 from penstock.planning.scaling import Pool
+from tests.counts import count
 
 POOL = Pool(tokens_per_second=1_000, cold_start_ms=30_000, drain_ms=60_000, replicas_min=0, replicas_max=20)
 SERVER = Server(concurrency=4, prefill=1_000, decode=50)
@@ -153,8 +155,8 @@ def test_waiting_requests_are_their_rate_times_their_wait() -> None:
     load, server = exponential(60_000, rate=3.6, mean_s=1.0, seed=3)
     run = simulate(world(load, server), replace(always(4), polling_us=SECOND_US))
     waited_us = sum(map(int.__sub__, run.started_us, load.at_us))
-    mean_waiting = sum(sample.waiting for sample in run.samples) / len(run.samples)
-    assert mean_waiting == pytest.approx(waited_us / run.ended_us, rel=0.05)
+    held_us = sum(before.waiting * (after.at_us - before.at_us) for before, after in pairwise(run.samples))
+    assert held_us == pytest.approx(waited_us, rel=0.05)
 
 
 def burst(requests: int, *, tokens: int = 500) -> Load:
@@ -209,6 +211,21 @@ def test_what_is_scaled_in_is_paid_for_until_its_last_request_has_ended() -> Non
     assert run.paid_us >= 2 * 900 * SECOND_US
 
 
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_a_long_rest_is_passed_over_and_changes_nothing(is_queued: bool) -> None:
+    """Requests after a rest of a year begin as they do after an hour; few looks are taken in between."""
+    begun, looks = [], []
+    for rest_us in (3_600 * SECOND_US, 365 * 24 * 3_600 * SECOND_US):
+        at_us = [0, 0, 0, SECOND_US]
+        load = Load(at_us=at_us + [at + rest_us for at in at_us], prompt=[1] * 8, completion=[500] * 8)
+        setting = Setting(name="rest", triggers=BOTH, replicas_min=0 if is_queued else 1, replicas_max=4)
+        run = simulate(world(load, is_queued=is_queued), setting)
+        begun.append([start - rest_us for start in run.started_us[4:]])
+        looks.append(len(run.samples))
+    assert begun[0] == begun[1]
+    assert looks[1] <= looks[0] < 100
+
+
 def test_workers_that_take_fewer_than_the_servers_could_are_the_bound() -> None:
     capped = simulate(world(burst(100), replace(SERVER, at_once=6)), always(10))
     apart = simulate(world(burst(100), replace(SERVER, concurrency=6)), always(1))
@@ -256,6 +273,21 @@ def test_a_trace_that_is_repeated_goes_on_after_a_usual_gap() -> None:
 def test_percentiles_are_those_of_the_sorted_times(times_us: list[int], percent: int) -> None:
     rank = max(1, -(-len(times_us) * percent // 100))
     assert Times(times_us).percentile(percent) == sorted(times_us)[rank - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.torture
+def test_a_million_requests_under_every_setting_take_less_than_a_minute_of_one_core() -> None:
+    requests = count(1_000_000, short=30_000)
+    load = generate(Generator(shape=Shape.DIURNAL, requests=requests, rate=12, seed=1), [Arrival(0, 900, 200)])
+    prefill, decode = speeds_of(load, tokens_per_second=2_500, concurrency=64)
+    pool = replace(POOL, tokens_per_second=2_500)
+    began_s = process_time()
+    played = world(load, Server(concurrency=64, prefill=prefill, decode=decode), pool=pool)
+    own = Setting(name="as configured", triggers=BOTH, replicas_min=0, replicas_max=20)
+    for each in alternatives(own, played):
+        outcome(played, simulate(played, each), objective=Objective(within_us=1), price=Price())
+    assert process_time() - began_s < 60 * requests / 1_000_000
 
 
 def test_the_cheapest_that_keeps_the_objective_is_chosen_and_others_are_named() -> None:

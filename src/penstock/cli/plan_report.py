@@ -48,7 +48,7 @@ def _table(plan: Plan) -> Table:
             f"{each.waiting_max:,}",
             *(moment(each.first_token_us[percent]) for percent in (50, 95, 99)),
             *(moment(each.drain_us[percent]) for percent in (50, 95, 99)),
-            f"{each.gpu_hours:.2f}",
+            f"{each.gpu_hours:,.2f}",
             usd(each.cost_usd),
             "kept" if each.is_met else "missed",
             style="bold" if is_chosen else "",
@@ -74,7 +74,7 @@ def _to_write(plan: Plan, chosen: Outcome) -> list[str]:
             for time_us in (setting.polling_us, setting.cooldown_us, setting.window_us)
         )
         times = f"polling: {polling}, cooldown: {cooldown}, scale_in_window: {window}"
-        if plan.lane == Lane.QUEUE:
+        if plan.lane == Lane.QUEUE and Trigger.TOKENS in setting.triggers:
             times += f", servers_by_queue: {str(Trigger.QUEUE in setting.triggers).lower()}"
         said.append(f"kubernetes.keda: {{{times}}}")
     return ["In penstock.yaml:", *(f"  {line}" for line in said)]

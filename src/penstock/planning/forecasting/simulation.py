@@ -22,7 +22,7 @@ from typing import Final
 
 from penstock.planning import scaling
 from penstock.planning.figures import FAR_MS
-from penstock.planning.flow import BUCKET_MS, Flow, Passed
+from penstock.planning.flow import ARRIVALS_BUCKETS, BUCKET_MS, Flow, Passed
 from penstock.planning.forecasting.autoscaler import SYNC_US, Autoscaler, Setting, Trigger
 from penstock.planning.forecasting.loads import MILLISECOND_US, SECOND_US, Load
 from penstock.planning.forecasting.servers import Server
@@ -34,6 +34,8 @@ DUES_MAX: Final = 20
 KEEPER_LOOKS_US: Final = 3 * SECOND_US
 """The keeper computes its figure anew."""
 NAME: Final = "model"
+REMEMBERED_US: Final = (ARRIVALS_BUCKETS + 1) * BUCKET_MS * MILLISECOND_US
+"""What ended longer ago than this moves no figure."""
 LOOKS_PER_TELL: Final = 200
 EXPIRY_MS: Final = 3_600_000
 
@@ -157,6 +159,10 @@ class _Simulation:
                 self._sync(now_us)
                 sync_us += SYNC_US
             self._follow(now_us)
+            if self._is_still(now_us):
+                skipped = (self.world.load.at_us[len(self.started_us)] - now_us) // polling_us - 1
+                poll_us += max(0, skipped) * polling_us
+                sync_us += max(0, (poll_us - sync_us) // SYNC_US) * SYNC_US
             looks += 1
             if looks % LOOKS_PER_TELL == 0:
                 tell(len(self.started_us) / requests)
@@ -168,6 +174,14 @@ class _Simulation:
             paid_us=self.paid_us,
             ended_us=self.ended_us,
         )
+
+    def _is_still(self, now_us: int) -> bool:
+        """Nothing will change until the next request comes, so nobody needs to look before that."""
+        setting = self.setting
+        if len(self.started_us) == len(self.world.load) or now_us - self.ended_us <= REMEMBERED_US:
+            return False
+        least = setting.replicas_min
+        return setting.is_fixed or (self.replicas == least and self.figure == least and not self.cold)
 
     def _serve(self, until_us: int) -> None:
         """Start what can start before ``until_us``."""
