@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.planning.forecasting.autoscaler import Setting, Trigger
+from penstock.planning.forecasting.autoscaler import Autoscaler, Setting, Trigger
 from penstock.planning.forecasting.choosing import alternatives, choose, fixed
 from penstock.planning.forecasting.loads import SECOND_US, Generator, Load, Shape, generate, of_arrivals
 from penstock.planning.forecasting.outcomes import Objective, Price, Times, outcome
@@ -169,11 +169,8 @@ def test_a_cold_pool_serves_after_its_cold_start_and_goes_back_to_zero() -> None
     setting = Setting(name="zero", triggers=BOTH, replicas_min=0, replicas_max=4, cooldown_us=60 * SECOND_US)
     run = simulate(world(load, replace(SERVER, prefill=0)), setting)
     assert run.started_us == [30 * SECOND_US, 930 * SECOND_US]
-    assert [sample.replicas for sample in run.samples if sample.at_us in (0, 45 * SECOND_US, 105 * SECOND_US)] == [
-        0,
-        1,
-        0,
-    ]
+    seen = {sample.at_us // SECOND_US: sample.replicas for sample in run.samples}
+    assert [seen[at_s] for at_s in (0, 15, 45, 90, 105)] == [0, 1, 1, 1, 0]
 
 
 def test_scaling_out_doubles_or_adds_four_in_fifteen_seconds() -> None:
@@ -203,26 +200,47 @@ def test_scaling_in_waits_for_its_window_and_takes_one_at_a_time() -> None:
 
 
 def test_what_is_scaled_in_is_paid_for_until_its_last_request_has_ended() -> None:
-    """One long request on each of two replicas, and nothing else: both are paid for until both are done."""
-    load = Load(at_us=[0, 0, 0, 0, 0], prompt=[1] * 5, completion=[50_000] * 5)
-    setting = Setting(name="in", triggers=(Trigger.QUEUE,), replicas_min=1, replicas_max=4, window_us=0)
-    played = world(load, replace(SERVER, prefill=0))
-    run = simulate(played, setting)
-    assert run.paid_us >= 2 * 900 * SECOND_US
+    """Four short jobs and four long ones on two replicas: one goes at once, and ends the two long ones that it runs."""
+    load = Load(at_us=[0] * 8, prompt=[1] * 8, completion=[500] * 4 + [50_000] * 4)
+    setting = Setting(name="in", triggers=(Trigger.QUEUE,), replicas_min=1, replicas_max=2, window_us=0)
+    run = simulate(world(load, replace(SERVER, prefill=0), pool=replace(POOL, cold_start_ms=0)), setting)
+    assert run.samples[-2].replicas == 1
+    assert run.paid_us > 1.9 * 1_000 * SECOND_US
+
+
+def test_fewer_must_be_enough_for_the_whole_window() -> None:
+    autoscaler = Autoscaler(
+        Setting(name="w", triggers=(Trigger.QUEUE,), replicas_min=8, replicas_max=9, window_us=120 * SECOND_US)
+    )
+    seen = []
+    for at_s, jobs in ((0, 36), (15, 1), (60, 1), (120, 1), (121, 1)):
+        autoscaler.sync(at_s * SECOND_US, [(jobs, 4)])
+        seen.append(autoscaler.replicas)
+    assert seen == [9, 9, 9, 9, 8]
+
+
+def test_the_token_figure_asks_for_what_the_objective_needs() -> None:
+    """200,000 tokens / (1,000 x 0.8 x 60 s) = 4.2; by the queue's length it would be a hundred."""
+    setting = Setting(name="t", triggers=(Trigger.TOKENS,), replicas_min=0, replicas_max=200)
+    assert [sample.replicas for sample in simulate(world(burst(400)), setting).samples[:2]] == [0, 5]
+    by_queue = simulate(world(burst(400)), replace(setting, triggers=BOTH)).samples
+    assert max(sample.replicas for sample in by_queue) > 50
 
 
 @pytest.mark.parametrize("is_queued", [True, False])
 def test_a_long_rest_is_passed_over_and_changes_nothing(is_queued: bool) -> None:
     """Requests after a rest of a year begin as they do after an hour; few looks are taken in between."""
-    begun, looks = [], []
+    begun, looks, paid_us = [], [], []
     for rest_us in (3_600 * SECOND_US, 365 * 24 * 3_600 * SECOND_US):
         at_us = [0, 0, 0, SECOND_US]
         load = Load(at_us=at_us + [at + rest_us for at in at_us], prompt=[1] * 8, completion=[500] * 8)
         setting = Setting(name="rest", triggers=BOTH, replicas_min=0 if is_queued else 1, replicas_max=4)
         run = simulate(world(load, is_queued=is_queued), setting)
         begun.append([start - rest_us for start in run.started_us[4:]])
+        paid_us.append(run.paid_us - setting.replicas_min * rest_us)
         looks.append(len(run.samples))
     assert begun[0] == begun[1]
+    assert paid_us[0] == paid_us[1]
     assert looks[1] <= looks[0] < 100
 
 

@@ -86,14 +86,14 @@ class Autoscaler:
         self._in_period_us = min(IN_PERIOD_MOST_US, max(IN_PERIOD_LEAST_US, setting.window_us))
 
     def poll(self, now_us: int, *, is_active: bool) -> None:
-        """What KEDA does: from nothing to something, and back."""
+        """What KEDA does: from nothing to something, and back; the HPA's policies do not count its changes."""
         setting = self.setting
         if is_active:
             self._active_us = now_us
             if self.replicas == 0:
-                self._set(now_us, max(1, setting.replicas_min))
+                self.replicas = max(1, setting.replicas_min)
         elif setting.replicas_min == 0 < self.replicas and now_us - self._active_us >= setting.cooldown_us:
-            self._set(now_us, 0)
+            self.replicas = 0
             self._wanted.clear()
 
     def sync(self, now_us: int, values: Sequence[tuple[int, int]]) -> None:
