@@ -26,6 +26,8 @@ KWOK_VERSION := v0.8.0
 KUBERNETES_VERSION := 1.36.3
 CHART_TOOLS := $(TOOLS)/schemas/custom $(TOOLS)/bin/helm $(TOOLS)/bin/kubeconform $(TOOLS)/bin/control-plane $(TOOLS)/bin/kwok $(TOOLS)/bin/otel-collector
 CONTROL_PLANE := tests/cluster/control_plane
+SAYS := -X k8s.io/component-base/version.git
+SAYS_VERSION := $(SAYS)Version=v$(KUBERNETES_VERSION) $(SAYS)Major=1 $(SAYS)Minor=36
 OTEL_COLLECTOR := tests/system/otel_collector
 RENDERED := manifests/rendered/penstock.yaml
 GO_INSTALL = echo "Building $(@F) into $(@D): minutes on 2 cores the first time" && CGO_ENABLED=0 GOBIN=$(@D) go install -ldflags='-s -w'
@@ -67,14 +69,7 @@ $(TOOLS)/bin/kwok: ; @$(GO_INSTALL) sigs.k8s.io/kwok/cmd/kwok@$(KWOK_VERSION)
 $(TOOLS)/bin/control-plane: $(addprefix $(CONTROL_PLANE)/,main.go go.mod go.sum)
 	@echo "Building a Kubernetes control plane into $@: 8 minutes on 2 cores the first time, seconds later"
 	@mkdir -p $(@D)
-	@cd $(CONTROL_PLANE) && CGO_ENABLED=0 go build -mod=readonly -trimpath -o $@ -ldflags='-s -w \
-	    -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES_VERSION) \
-	    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' .
-
-$(TOOLS)/bin/otel-collector: $(addprefix $(OTEL_COLLECTOR)/,main.go go.mod go.sum)
-	@echo "Building a collector of traces into $@: 2 minutes on 2 cores the first time, seconds later"
-	@mkdir -p $(@D)
-	@cd $(OTEL_COLLECTOR) && CGO_ENABLED=0 go build -mod=readonly -trimpath -o $@ -ldflags='-s -w' .
+	@cd $(CONTROL_PLANE) && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags='-s -w $(SAYS_VERSION)' -o $@ .
 
 $(TOOLS)/schemas/custom: | $(VENV)/dev.stamp
 	$(BIN)/python -m tests.chart.schemas $(TOOLS)/schemas
