@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from penstock.quota import Lane, Reserve, reservation_id
 from tests.system.drill_scene import SMALL, YEAR_S, Scene, certify
 
 
@@ -82,31 +79,6 @@ def _tampered(scene: Scene) -> Iterator[None]:
         yield
     finally:
         scene.redis("EVAL", put, "1", key, counter, "after")
-
-
-@contextmanager
-def _out_of_reach(scene: Scene) -> Iterator[None]:
-    """A hold whose deadline is taken out of the list that the sweep goes through."""
-    (known,) = scene.redis("--scan", "--pattern", "*:other:definitions").split()
-    field = next(name for name in scene.redis("HKEYS", known).split() if name.startswith("key/"))
-    mac = re.search(r"[0-9a-f]{64}", scene.redis("HGET", known, field))
-    assert mac is not None
-    now_ms = time.time_ns() // 1_000_000
-    reservation = reservation_id(now_ms, 1)
-    reserve = Reserve(
-        organisation="other", caller_now_ms=now_ms, reservation=reservation, nonce="drill", fingerprint="drill",
-        key=field.removeprefix("key/"), key_mac=mac.group(), route="chat.completions", model="n", body_bytes=100,
-        outputs_bound=10, lane=Lane.QUEUE, job_deadline_ms=now_ms + 2000,
-    )  # fmt: skip
-    scene.reserve(reserve)
-    (key,) = scene.redis("--scan", "--pattern", "*:other:deadlines").split()
-    (member,) = (name for name in scene.redis("ZRANGE", key, "0", "-1").split() if reservation in name)
-    score = scene.redis("ZSCORE", key, member).strip()
-    scene.redis("ZREM", key, member)
-    try:
-        yield
-    finally:
-        scene.redis("ZADD", key, score, member)
 
 
 @contextmanager
@@ -216,9 +188,6 @@ FAULTS: Final = (
     Fault(
         what="a counter is changed by hand", how=_tampered,
         fires="PenstockLedgerDrift", labels={"organisation": "other"},
-    ),
-    Fault(
-        what="a hold that the sweep does not find", how=_out_of_reach, fires="PenstockHoldsStuck", implies=JOBS_WAIT,
     ),
     Fault(
         what="the table of scaling figures is gone", how=_figures_gone, fires="PenstockScalerBlind",

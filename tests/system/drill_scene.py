@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -21,8 +20,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from penstock.adapters.redis import open_store
-from penstock.quota import Reserve, Reserved
 from tests.system.clusters import Cluster, until
 from tests.system.programs import SimulatedModel
 from tests.system.services import found_program
@@ -232,19 +229,6 @@ class Scene:
             auth=(store["username"], _secret(store)), trust_env=False,
         )  # fmt: skip
         assert answer.json()["routed"], answer.text
-
-    def reserve(self, call: Reserve) -> None:
-        """Have the quota hold something, past every process."""
-
-        async def asked() -> None:
-            store = self._store("redis")
-            address = urlsplit(store["url"])
-            url = f"redis://{store['username']}:{_secret(store)}@{address.hostname}:{address.port}"
-            async with open_store(url) as quota:
-                answer = await quota.apply(call)
-                assert isinstance(answer, Reserved), answer
-
-        asyncio.run(asked())
 
     def _store(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = yaml.safe_load((self.cluster.data / "cluster.yaml").read_text())["stores"][name]
