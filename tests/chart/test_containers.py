@@ -21,8 +21,8 @@ from tests.chart.local_pods import LocalPod, local_pods
 from tests.chart.rendering import ROOT, VALUES, Object, of_kind, render, template
 from tests.system.services import wait_until
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
-READY_S = 300.0
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
+READY_S = 600.0
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ USED: Final = {
 """Kinds of custom resources that the chart may write."""
 NODES: Final = {f"node-{zone}{number}": f"zone-{zone}" for zone in "abc" for number in (1, 2)}
 TOKEN: Final = "of-this-test-only"
-BOUND_S: Final = 180.0
+BOUND_S: Final = 300.0
 
 
 class SimulatedCluster:
@@ -120,7 +120,7 @@ class SimulatedCluster:
         """One command of helm; the caller looks at its exit code."""
         home = {f"HELM_{name}_HOME": str(self.folder / "helm") for name in ("CACHE", "CONFIG", "DATA")}
         return subprocess.run(
-            [tool("helm"), *arguments], capture_output=True, text=True, check=False, timeout=2 * BOUND_S,
+            [tool("helm"), *arguments], capture_output=True, text=True, check=False, timeout=3 * BOUND_S,
             env={**os.environ, **home, "KUBECONFIG": str(self.kubeconfig)},
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 from tests.chart.rendering import MATRIX, template
 from tests.cluster.simulated_cluster import SimulatedCluster
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
 NAMESPACE = "penstock"
 SWITCHES = {
     "as it is": "",

@@ -13,8 +13,8 @@ import pytest
 from tests.chart.rendering import CHART, EARLIER, MATRIX
 from tests.cluster.simulated_cluster import SimulatedCluster
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
-READY_S = 240
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
+READY_S = 480
 EXAMPLE = MATRIX["bundled"]
 """The project's example, and the services of one pod each that it needs beside it."""
 

@@ -71,7 +71,7 @@ def test_without_a_cluster_it_says_what_to_do_and_skips() -> None:
 
 
 @pytest.mark.kubernetes
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_cluster_without_keda_is_left_alone(cluster: SimulatedCluster) -> None:
     said = run_here(KUBECONFIG=str(cluster.kubeconfig))
     assert "no KEDA operator runs" in said
@@ -83,7 +83,7 @@ def run_here(**environment: str) -> str:
     there = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n0", "-rs", "-m", "cluster", str(Path(__file__))], cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=300, env={**there, **environment},
+        capture_output=True, text=True, check=False, timeout=900, env={**there, **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 skipped" in done.stdout, done.stdout
