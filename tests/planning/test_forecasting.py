@@ -75,6 +75,7 @@ def ends_us(played: World, run: Run) -> list[int]:
     return [start + whole for start, whole in zip(run.started_us, played.whole_us, strict=True)]
 
 
+@pytest.mark.slow
 @given(loads(), servers, settings())
 def test_every_request_is_done_once_and_none_before_it_came(load: Load, server: Server, setting: Setting) -> None:
     played = world(load, server)
@@ -85,6 +86,7 @@ def test_every_request_is_done_once_and_none_before_it_came(load: Load, server: 
     assert run.samples[-1].waiting == run.samples[-1].running == 0
 
 
+@pytest.mark.slow
 @given(loads(), servers, settings())
 def test_no_more_run_at_once_than_there_were_ever_places(load: Load, server: Server, setting: Setting) -> None:
     played = world(load, server)
@@ -99,6 +101,7 @@ def test_no_more_run_at_once_than_there_were_ever_places(load: Load, server: Ser
     assert run.paid_us * server.concurrency >= sum(played.whole_us)
 
 
+@pytest.mark.slow
 @given(loads(), servers, st.integers(1, 6), st.integers(0, 6))
 def test_more_replicas_never_drain_later(load: Load, server: Server, replicas: int, more: int) -> None:
     played = world(load, server)
@@ -107,11 +110,13 @@ def test_more_replicas_never_drain_later(load: Load, server: Server, replicas: i
     assert few.ended_us >= many.ended_us
 
 
+@pytest.mark.slow
 @given(loads(), servers, settings())
 def test_the_same_simulation_gives_the_same_run(load: Load, server: Server, setting: Setting) -> None:
     assert simulate(world(load, server), setting) == simulate(world(load, server), setting)
 
 
+@pytest.mark.slow
 @given(loads(), settings(), st.booleans())
 def test_replicas_stay_within_their_bounds(load: Load, setting: Setting, is_queued: bool) -> None:
     if not is_queued:
@@ -183,7 +188,7 @@ def test_scaling_out_doubles_or_adds_four_in_fifteen_seconds() -> None:
 
 def test_a_value_within_a_tenth_of_its_target_changes_nothing() -> None:
     """Four at a time: 21 jobs ask for 5.25 of 5 replicas, 22 of them for one more at exactly a tenth, 23 for six."""
-    long = 3_000_000
+    long = 30_000
     for jobs, replicas in ((21, 5), (22, 5), (23, 6)):
         setting = Setting(name="near", triggers=(Trigger.QUEUE,), replicas_min=5, replicas_max=100)
         assert simulate(world(burst(jobs, tokens=long)), setting).samples[3].replicas == replicas
