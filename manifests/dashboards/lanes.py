@@ -142,6 +142,8 @@ def queue() -> Dashboard:
             "{{job}} {{label}}": f"sum by (job, label) (rate(processor_error{stages}{RATE}))"}),
         graph("Connected to the broker", "bool", says="0 while a stream has lost its input.", queries={
             "{{job}}": f"min by (job) (input_connection_up{stages} - input_connection_lost{stages})"}),
+        graph("Dead letters", "short", says="What nobody could handle, until it is written down.", queries={
+            "{{queue}}": "max by (queue) (penstock_dead_letters)"}),
     )  # fmt: skip
     rows = {"Now": now, "Pace": pace, "Streams": streams}
     return board("queue", "queue lane", "Jobs from acceptance to their end.", rows, choices=("model",))

@@ -55,6 +55,9 @@ def tenants() -> Dashboard:
             "{{organisation}}": f"{by} (increase(penstock_expired_tokens_total{{{chosen}}}{RANGE}))"}),
         graph("Came late", "short", span=6, says="Tokens that settles added after their hold had expired.", queries={
             "{{organisation}}": f"{by} (increase(penstock_late_tokens_total{{{chosen}}}{RANGE}))"}),
+        graph("Counters and ledger differ", "short", span=6, says="Tokens; anything but 0 is a bug.", queries={
+            "{{organisation}}": 'max by (organisation) '
+                                '(abs(penstock_audit_differences{organisation=~"$organisation"}))'}),
     )  # fmt: skip
     rows = {"In the chosen time": of_range, "Who": most, "Course": course, "What should be 0": wrong}
     says = "Who uses how much, what it costs, and who is held back. Bills come from the ledger: penstock export."
@@ -103,6 +106,10 @@ def stores() -> Dashboard:
                warn=10_000, bad=100_000),
         figure("Settles on disk", "short", "sum(penstock_spool_entries)", warn=1, bad=1_000,
                says="Noted by the API services while Redis is away."),
+        figure("Holds overdue", "short", "max(penstock_overdue_holds)", says="Past their lease by more than a sweep.",
+               warn=1, bad=100),
+        figure("Since the last audit", "s", "time() - max(penstock_audit_last_success_timestamp_seconds)", bad=7_200,
+               says="Counters were last compared with the ledger so long ago."),
         figure("Keepers that write", "short", "sum(penstock_keeper_active)", says="1: the others stand by."),
     )  # fmt: skip
     reached = (
@@ -123,6 +130,10 @@ def stores() -> Dashboard:
         graph("A service was away", "short", says="Times that the keeper had to wait, and times that one took over.",
               queries={"away": f"sum(increase(penstock_keeper_failures_total{RANGE}))",
                        "took over": f"sum(increase(penstock_keeper_terms_total{RANGE}))"}),
+        graph("Open holds", "short", says="Requests and jobs that have reserved and not ended.", queries={
+            "{{model}}": "max by (model) (penstock_open_holds)"}),
+        graph("Tokens held", "short", says="By those.", queries={
+            "{{model}}": "max by (model) (penstock_open_held_tokens)"}),
         graph("Rebuilding", "short", says="Organisations whose state Redis lost, and that admit nothing meanwhile.",
               queries={"organisations": "max(penstock_keeper_rebuilding_organisations)"}),
     )  # fmt: skip
