@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from penstock.quota import (
@@ -33,6 +34,7 @@ from penstock.quota import (
     Void,
     reservation_id,
 )
+from penstock.quota.state import LEASE_MS
 
 TOKENS_HELD = 300  # 200 bytes and at most 100 tokens of output
 LIMITS = (
@@ -78,6 +80,17 @@ def settle(number: int) -> Settle:
     """Its end, with 120 tokens used."""
     return Settle(
         organisation="acme", caller_now_ms=now_ms(), reservation=reservation_id(0, number), usage=Usage(100, 20)
+    )
+
+
+def pages(whole: Inspect, number: int) -> tuple[Inspect, ...]:
+    """Pages of what an inspection of all shows: a first one, and some that begin where leases of this instant end."""
+    lease_ms = whole.caller_now_ms + LEASE_MS
+    after = f"{whole.organisation}-{number:05}"
+    return (
+        replace(whole, holds_max=number % 4),
+        replace(whole, holds_max=1 + number % 3, after_ms=lease_ms, after=after),
+        replace(whole, holds_max=100, after_ms=lease_ms),
     )
 
 

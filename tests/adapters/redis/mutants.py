@@ -38,6 +38,7 @@ from penstock.quota.counters import Counter, roll
 from penstock.quota.definitions import Kind
 from tests.adapters.redis.clocked import clocked, set_time
 from tests.adapters.redis.crowd.line import Line
+from tests.adapters.redis.desks import pages
 from tests.adapters.redis.lua_sites import each_broken
 from tests.adapters.redis.test_arguments import WRONG
 from tests.adapters.redis.test_differential import raw_counter, spending
@@ -83,7 +84,8 @@ def _script(calls: Iterable[tuple[Any, int]], look_every: int = 20) -> Script:
             told_ms = time_ms
         commands.append(write_call(call))
         if number % look_every == 0:
-            commands.append(write_call(Inspect(organisation=call.organisation, caller_now_ms=time_ms)))
+            whole = Inspect(organisation=call.organisation, caller_now_ms=time_ms)
+            commands += map(write_call, (whole, *pages(whole, number)))
     return Script(tuple(tuple(commands[at : at + AT_ONCE]) for at in range(0, len(commands), AT_ONCE)))
 
 

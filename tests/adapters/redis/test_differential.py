@@ -36,6 +36,7 @@ from penstock.quota import (
 from penstock.quota.counters import Counter, roll
 from penstock.quota.definitions import Kind
 from tests.adapters.redis.clocked import CLOCKED, set_time
+from tests.adapters.redis.desks import pages
 from tests.counts import count
 from tests.quota.edges import edges
 from tests.quota.histories import KEYS, LIMITS, MODELS, ORGANISATIONS, Scribe, history
@@ -86,14 +87,8 @@ class Twins:
             yield call, time_ms
             if number % INSPECT_EVERY == 0:
                 whole = Inspect(organisation=call.organisation, caller_now_ms=time_ms)
-                lease_ms = time_ms + 60_000
-                yield whole, time_ms
-                for page in (
-                    replace(whole, holds_max=number % 4),
-                    replace(whole, holds_max=3, after_ms=lease_ms, after=f"{call.organisation}-{number:05}"),
-                    replace(whole, holds_max=100, after_ms=lease_ms),
-                ):
-                    yield page, time_ms
+                for each in (whole, *pages(whole, number)):
+                    yield each, time_ms
         for name in ORGANISATIONS:
             yield Inspect(organisation=name, caller_now_ms=time_ms), time_ms
 
