@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -98,6 +98,19 @@ class FaultyCluster(Cluster):
             self.crash.write_text(f"{fault.name}:2")
             self.kill_one(name)
             until(lambda: not self.crash.exists())
+
+    def cause_by(self, fault: Fault, happen: Callable[[], object]) -> None:
+        """Let a process die at a point that ``happen`` brings it to."""
+        name = POINTS[fault.name]
+        until(lambda: name in self.pids)
+        self.crash.write_text(f"{fault.name}:1")
+        self.kill_one(name)
+
+        def has_died() -> bool:
+            happen()
+            return not self.crash.exists()
+
+        until(has_died)
 
     def _freeze(self, name: str) -> None:
         frozen, ends_at = family(self.pids[name]), time.monotonic() + FROZEN_S

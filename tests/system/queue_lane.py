@@ -35,10 +35,10 @@ QUEUE = shard_name("m", 0)
 SECRET = "canary-of-a-prompt"
 
 
-def until(happened: Callable[[], bool], what: str) -> None:
+def until(happened: Callable[[], bool], what: str, *, bound_s: float = BOUND_S) -> None:
     """Poll until it has happened; past the bound the test fails with what it waited for."""
     try:
-        poll(happened, bound_s=BOUND_S)
+        poll(happened, bound_s=bound_s)
     except AssertionError as error:
         raise AssertionError(f"{what}: {error}") from None
 

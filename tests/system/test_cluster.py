@@ -142,6 +142,40 @@ def test_every_answer_and_every_job_is_billed_once_whatever_the_links_of_our_pro
     assert wrong == [], f"seed {seed}: {faults}"
 
 
+@pytest.mark.torture
+@pytest.mark.parametrize("point", ["job-forwarded", *(("gateway-reserved", "gateway-published") if TORTURE else ())])
+def test_a_job_whose_door_dies_before_its_answer_is_one_job_for_its_idempotency_key(
+    cluster: FaultyCluster, point: str
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "once"}], "metadata": {"simulate": "tokens=20"}}
+    headers = {"prefer": "respond-async", "idempotency-key": f"{point}-{len(cluster.stored())}"}
+
+    def handed_in() -> httpx.Response | None:
+        with cluster.client() as client, suppress(httpx.TransportError):
+            return client.post("/v1/chat/completions", json=body, headers=headers)
+        return None
+
+    before = cluster.stored().keys()
+    cluster.cause_by(Fault("crash", point), handed_in)
+    answers: list[httpx.Response] = []
+
+    def is_told() -> bool:
+        answer = handed_in()
+        if answer is not None and answer.status_code != 503:  # the dead one is being started
+            answers.append(answer)
+        return bool(answers)
+
+    until(is_told)
+    assert answers[0].status_code in (200, 202, 409), answers[0].text
+    if point != "gateway-reserved":  # that hold is nobody's job, and ends at its deadline
+        (job,) = cluster.stored().keys() - before
+        all_ended(cluster, [job], bound_s=ENDED_S)
+        assert billed(cluster.audited())[job] == 1
+        again = handed_in()
+        assert again is not None
+        assert again.status_code == 200, again.text
+
+
 def ask(client: httpx.Client) -> int:
     body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "metadata": {"simulate": "tokens=10"}}
     return client.post("/v1/chat/completions", json=body).status_code

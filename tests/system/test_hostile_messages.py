@@ -16,7 +16,7 @@ from penstock.quota.events import EventKind
 from tests.counts import count
 from tests.fuzzing.mutating import inputs
 from tests.system.broker_wire import Message, Publisher
-from tests.system.queue_lane import QueueLane, now_ms, result_of, until
+from tests.system.queue_lane import BOUND_S, QueueLane, now_ms, result_of, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
@@ -54,15 +54,19 @@ class Streams:
     def accept(self, organisation: str, jobs: int) -> list[Job]:
         return [self.lane.accept(organisation, TOKENS) for _ in range(jobs)]
 
-    def until_done(self, jobs: list[Job], told: str = "") -> None:
+    def until_done(self, jobs: list[Job], told: str = "", *, bound_s: float = BOUND_S) -> None:
         """These jobs are settled, and all that was published is acknowledged, by streams that never ended."""
         lane = self.lane
 
         def is_empty() -> bool:
             return not any(queue.get("messages", 1) for queue in lane.manage("GET", "queues", "penstock"))
 
-        until(lambda: sum(row["settled"] for row in lane.rows(jobs)) == len(jobs), f"{len(jobs)} are settled {told}")
-        until(is_empty, f"no queue has a message {told}")
+        def are_settled() -> bool:
+            rows = lane.rows(jobs)
+            return len(rows) == len(jobs) and all(row["settled"] for row in rows)
+
+        until(are_settled, f"{len(jobs)} are settled {told}", bound_s=bound_s)
+        until(is_empty, f"no queue has a message {told}", bound_s=bound_s)
         assert [stream.process.pid for stream in self.every if stream.process is not None] == self.pids, told
         assert all(stream.is_ready() for stream in self.every), told
 
@@ -321,7 +325,7 @@ def test_no_body_stops_a_stream_or_costs_a_valid_job(streams: Streams, seed: int
     waiting = list(valid)
     streams.send(*messages())
     streams.send(*(Message(write_job(job)) for job in [*waiting, *baits]))
-    streams.until_done([*valid, *baits], told)
+    streams.until_done([*valid, *baits], told, bound_s=count(1_800, short=60))
     rows = {row["job"]: row for row in lane.rows([*valid, *baits])}
     assert [rows[job.job]["status"] for job in valid] == ["succeeded"] * len(valid), told
     ends = lane.ends(organisation)
