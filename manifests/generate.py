@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,9 @@ def generated() -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    chart = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "manifests" / "chart"
+    parser = argparse.ArgumentParser(description="Write what the chart takes from the code and from config/.")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "manifests" / "chart", help="default: the chart")
+    chart = parser.parse_args().folder
     for name, text in generated():
         (chart / name).parent.mkdir(parents=True, exist_ok=True)
         (chart / name).write_text(text, encoding="utf-8")
