@@ -56,6 +56,18 @@ def test_a_connection_that_was_cut_is_unavailable_and_the_next_one_works(engine:
         assert connection.execute(text("SELECT 1")).scalar() == 1
 
 
+def test_a_connection_that_others_keep_is_unavailable_for_now(engine: Engine) -> None:
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    only = open_engine(url, connections_max=1)
+    try:
+        with only.connect(), pytest.raises(StoreUnavailable, match="all 1 are in use"):
+            only.connect()
+        with only.connect() as connection:
+            assert connection.execute(text("SELECT 1")).scalar() == 1
+    finally:
+        only.dispose()
+
+
 @pytest.mark.parametrize("table", ["ledger", "ledger_default", "ledger_202502", "ledger_202503", "audit_log"])
 def test_what_is_written_once_cannot_even_be_truncated(
     engine: Engine, make_event: EventMaker, write: EventWriter, table: str

@@ -1,7 +1,8 @@
 """One PostgreSQL database, reached with bounds on every wait.
 
 What reads and writes it is ``penstock.adapters.sql``, the same code as for SQLite. A connection that is lost becomes
-``StoreUnavailable`` here, once, so that no caller knows the driver's errors.
+``StoreUnavailable`` here, once, so that no caller knows the driver's errors; so does waiting in vain for one that others
+use, behind a lock for example.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import URL, Engine, ExceptionContext, PoolProxiedConnection, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from penstock.adapters.sql.database import revision, to_json
 from penstock.adapters.sql.migrations import revisions
@@ -82,6 +84,7 @@ def _engine(url: URL, *, connections_max: int) -> Engine:
         url,
         json_serializer=to_json,
         json_deserializer=msgspec.json.decode,
+        poolclass=_Pool,
         pool_size=connections_max,
         max_overflow=0,
         pool_timeout=CONNECT_S,
@@ -89,6 +92,19 @@ def _engine(url: URL, *, connections_max: int) -> Engine:
     )
     event.listen(engine, "handle_error", _translated)
     return engine
+
+
+class _Pool(QueuePool):
+    """Waits for a connection no longer than it says."""
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except PoolTimeout as error:
+            raise StoreUnavailable(
+                f"no connection to PostgreSQL was free within {CONNECT_S} s, and all {self.size()} are in use: "
+                "something waits there for long; pg_stat_activity shows for what"
+            ) from error
 
 
 def named(url: URL) -> str:
