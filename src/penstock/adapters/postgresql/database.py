@@ -1,8 +1,8 @@
 """One PostgreSQL database, reached with bounds on every wait.
 
 What reads and writes it is ``penstock.adapters.sql``, the same code as for SQLite. A connection that is lost becomes
-``StoreUnavailable`` here, once, so that no caller knows the driver's errors; so does waiting in vain for one that others
-use, behind a lock for example.
+``StoreUnavailable`` here, once, so that no caller knows the driver's errors. So does waiting in vain for one that
+others use, behind a lock for example.
 """
 
 from __future__ import annotations
