@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +13,23 @@ import pytest
 import typer
 
 import penstock.cli
-import penstock.cli.audit
-import penstock.cli.await_setup
-import penstock.cli.check
-import penstock.cli.doctor
-import penstock.cli.erase
-import penstock.cli.execute
-import penstock.cli.invoice
-import penstock.cli.keys
-import penstock.cli.ledger
-import penstock.cli.local_model
-import penstock.cli.plan
-import penstock.cli.rebuild
-import penstock.cli.replay
-import penstock.cli.serve
-import penstock.cli.setup
-import penstock.cli.simulate_model
-import penstock.cli.top
-import penstock.cli.up
-import penstock.cli.usage
+from penstock.cli.keys import ROUTES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
 SECTIONS: dict[str, str] = dict(re.findall(r"^## `penstock ([a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
-COMMANDS = (
-    "serve", "check", "execute", "keys create", "keys list", "keys rotate", "keys revoke", "usage", "audit", "replay",
-    "setup", "simulate-model", "up", "invoice", "ledger export", "ledger correct", "await", "local-model",
-    "erase", "rebuild", "plan", "doctor", "top",
-)  # fmt: skip
+
+
+def every_command() -> Iterator[str]:
+    """Each as it is typed after ``penstock``."""
+    for module in pkgutil.iter_modules(penstock.cli.__path__):
+        importlib.import_module(f"penstock.cli.{module.name}")
+    whole: Any = typer.main.get_command(penstock.cli.app)
+    for name, command in whole.commands.items():
+        parts = getattr(command, "commands", None)
+        yield from (name,) if parts is None else (f"{name} {part}" for part in parts)
+
+
+COMMANDS = tuple(every_command())
 
 
 def options_of(path: str) -> set[str]:
@@ -58,12 +51,10 @@ def test_the_page_names_exactly_the_options_of_the_command(path: str) -> None:
     assert named | shared == options_of(path) | shared
 
 
-def test_every_section_is_a_command() -> None:
-    assert set(COMMANDS) <= set(SECTIONS)
-    for path in SECTIONS:
-        assert options_of(path)
+def test_every_command_has_a_section() -> None:
+    assert set(COMMANDS) == set(SECTIONS)
 
 
 def test_the_page_names_every_route_that_a_scope_may() -> None:
     (line,) = [line for line in SECTIONS["keys create"].splitlines() if line.startswith("| `--routes")]
-    assert tuple(re.findall(r"`([a-z.]+)`", line)) == penstock.cli.keys.ROUTES
+    assert tuple(re.findall(r"`([a-z.]+)`", line)) == ROUTES
