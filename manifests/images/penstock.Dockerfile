@@ -25,10 +25,13 @@ RUN python3 -m venv /opt/build \
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src/penstock src/penstock
 COPY config config
+# Of the languages that can be coloured on a terminal, Python and plain text stay.
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/wheel \
     && /opt/build/bin/pip --python /opt/penstock/bin/python install --no-cache-dir --no-compile --no-deps /tmp/wheel/*.whl \
     && find /opt/penstock -name '*.so' -exec strip --strip-unneeded {} + \
     && rm -rf /opt/penstock/lib/python3*/site-packages/sqlalchemy/testing \
+    && find /opt/penstock/lib/python3*/site-packages/pygments/lexers -name '*.py' \
+        ! -name __init__.py ! -name _mapping.py ! -name python.py ! -name special.py -delete \
     && /opt/penstock/bin/python -m compileall -q /opt/penstock/lib
 
 FROM python AS trimmed
