@@ -244,6 +244,10 @@ class Gateway(Bento):
             },
         )
 
+    def is_ready(self) -> bool:
+        """It listens before it has reached the broker, and says meanwhile that the queue took no job."""
+        return super().is_ready() and self.metric("amqp_publish_connected") == 1
+
     def url(self, path: str = "chat/completions") -> str:
         return f"http://127.0.0.1:{self.port}/v1/async/{path}"
 

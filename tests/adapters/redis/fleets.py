@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.system.clusters import until
 from tests.system.services import Redis, found_program, free_port
 
 SERVICE = "quota"
+AGREE_S = 6.0  # Redis gives a planned change up after five
 FAILOVER_S = 60.0  # of a machine that does other things too; it takes two or three
 NODE_TIMEOUT_MS = 1_000
 _WHO = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
@@ -114,6 +116,21 @@ class Cluster:
         subprocess.run(
             [found_program("redis-cli"), "--cluster", *words], check=True, capture_output=True, stdin=subprocess.DEVNULL
         )
+
+    def change_over(self) -> None:
+        """The copy takes over from a primary that lives; it is asked again when the two did not agree in time."""
+        asked_s = 0.0
+
+        def has_changed() -> bool:
+            nonlocal asked_s
+            if "role:master" in told(self.nodes[3], "INFO", "replication"):
+                return True
+            if time.monotonic() - asked_s > AGREE_S:
+                told(self.nodes[3], "CLUSTER", "FAILOVER")
+                asked_s = time.monotonic()
+            return False
+
+        until(has_changed, bound_s=FAILOVER_S)
 
     def wait_for_failover(self) -> None:
         until(lambda: "role:master" in told(self.nodes[3], "INFO", "replication"), bound_s=FAILOVER_S)

@@ -36,7 +36,6 @@ from penstock.quota import (
 from tests.adapters.redis.desks import TOKENS_HELD, define, now_ms, ready, reserve, settle
 from tests.adapters.redis.fleets import Cluster, Watched, started, told
 from tests.counts import count
-from tests.system.clusters import until
 from tests.system.services import Redis
 
 pytestmark = pytest.mark.slow  # real services: left out of the quick check
@@ -217,8 +216,7 @@ def test_a_planned_change_is_followed_and_a_lost_node_without_a_copy_costs_its_o
     cluster: Cluster,
 ) -> None:
     def change() -> None:
-        until(lambda: told(cluster.nodes[3], "CLUSTER", "FAILOVER").strip() == "OK")
-        cluster.wait_for_failover()
+        cluster.change_over()
 
     load = asyncio.run(under_load(cluster.url, ORGANISATIONS, change))
     asyncio.run(assert_charged_once(cluster.url, load))
