@@ -43,7 +43,7 @@ def run_a_job(pods: dict[str, LocalPod]) -> None:
     asked = ("-H", f"authorization: Bearer {key}", "-H", "content-type: application/json")
     job = api.node.ask(f"{url}/chat/completions", *asked, "-H", "prefer: respond-async", "-d", json.dumps(body))
     wait_until(
-        lambda: bool(api.node.ask(f"{url}/jobs/{job['id']}", *asked)["finished_at"]), api.network, container.log,
+        lambda: bool(api.node.ask(f"{url}/jobs/{job['id']}", *asked).get("finished_at")), api.network, container.log,
         bound_s=READY_S,
     )  # fmt: skip
     ended = api.node.ask(f"{url}/jobs/{job['id']}", *asked)
