@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from penstock.config.reading import path_text, read_files, read_text
 
 
@@ -57,9 +59,25 @@ def test_anchors_and_merge_keys_work_as_in_other_yaml() -> None:
     assert read_text(text, "f").values["mine"] == {"x": 1, "y": 3}
 
 
-def test_an_alias_of_itself_is_a_problem_and_not_an_endless_walk() -> None:
-    (problem,) = read_text("a: &a [*a]", "f").problems
-    assert "an alias may contain itself" in str(problem)
+@pytest.mark.parametrize(
+    "text",
+    ["a: &a [*a, *a]", "a: &a {b: *a, c: *a}", "a: &a {<<: *a, b: 1}", "a: &a {<<: [*a, *a], b: {<<: *a, c: *a}}"],
+)
+def test_an_alias_of_itself_is_a_problem_and_not_an_endless_walk(text: str) -> None:
+    problems = read_text(text, "f").problems
+    assert 1 <= len(problems) <= 4
+    assert all("contains itself by an alias" in str(problem) for problem in problems)
+
+
+def test_aliases_of_aliases_cannot_fill_the_memory() -> None:
+    lines = ["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
+    (problem,) = read_text("\n".join(lines), "f").problems
+    assert "wanted fewer; repeat less by aliases" in str(problem)
+
+
+def test_what_is_nested_too_deeply_is_a_problem() -> None:
+    (problem,) = read_text("a: " + "[" * 40 + "]" * 40, "f").problems
+    assert "is nested deeper than 32" in str(problem)
 
 
 def test_broken_yaml_names_its_line() -> None:

@@ -11,16 +11,20 @@ removes what an earlier file said.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 Location = tuple[str | int, ...]
 DEPTH_MAX = 32
+NODES_MAX = 100_000
+
+N = TypeVar("N", bound=yaml.Node)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +168,40 @@ class _Builder:
     def __init__(self, tree: Tree, name: str) -> None:
         self._tree = tree
         self._name = name
+        self._built = 0
+        self._open = set[int]()  # nodes whose values are being made
 
     def build(self, node: yaml.Node, location: Location) -> Any:
         self._tree.places[location] = self._place(node)
         if len(location) > DEPTH_MAX:
-            self._problem(node, location, f"is nested deeper than {DEPTH_MAX}; an alias may contain itself")
+            self._problem(node, location, f"is nested deeper than {DEPTH_MAX}")
+            return None
+        self._built += 1
+        if self._built > NODES_MAX:
+            if self._built == NODES_MAX + 1:
+                self._problem(
+                    node, location, f"is value {self._built:_} of this file, wanted fewer; repeat less by aliases"
+                )
             return None
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, location)
+            return self._once(node, location, self._mapping)
         if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, (*location, position)) for position, item in enumerate(node.value)]
+            return self._once(node, location, self._sequence)
         return self._scalar(node, location)
+
+    def _once(self, node: N, location: Location, make: Callable[[N, Location], T]) -> T | None:
+        """Make a value of a node that is in no value which is being made, as an alias could have it."""
+        if id(node) in self._open:
+            self._problem(node, location, "contains itself by an alias; write out what is meant")
+            return None
+        self._open.add(id(node))
+        try:
+            return make(node, location)
+        finally:
+            self._open.remove(id(node))
+
+    def _sequence(self, node: yaml.SequenceNode, location: Location) -> list[Any]:
+        return [self.build(item, (*location, position)) for position, item in enumerate(node.value)]
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self._name}:{node.start_mark.line + 1}"
@@ -207,7 +234,7 @@ class _Builder:
     def _inherit(self, inherited: dict[str, Any], node: yaml.Node, location: Location) -> None:
         for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if isinstance(source, yaml.MappingNode):
-                for key, value in self._mapping(source, location).items():
+                for key, value in (self._once(source, location, self._mapping) or {}).items():
                     inherited.setdefault(key, value)
             else:
                 self._problem(node, location, f"`<<` found {_node_text(source)}, wanted a mapping to take over")
