@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -41,7 +42,15 @@ def run_a_job(pods: dict[str, LocalPod]) -> None:
     body = {"model": "smollm2-135m", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
     url = f"http://{api.address}:8080/v1"
     asked = ("-H", f"authorization: Bearer {key}", "-H", "content-type: application/json")
-    job = api.node.ask(f"{url}/chat/completions", *asked, "-H", "prefer: respond-async", "-d", json.dumps(body))
+    job: dict[str, Any] = {}
+
+    def is_accepted() -> bool:  # a key is in force everywhere two seconds after it was made
+        job.update(
+            api.node.ask(f"{url}/chat/completions", *asked, "-H", "prefer: respond-async", "-d", json.dumps(body))
+        )
+        return "id" in job
+
+    wait_until(is_accepted, api.network, container.log, bound_s=READY_S)
     wait_until(
         lambda: bool(api.node.ask(f"{url}/jobs/{job['id']}", *asked).get("finished_at")), api.network, container.log,
         bound_s=READY_S,
