@@ -220,8 +220,8 @@ class QueueLane(Cluster):
             found = connection.execute(wanted, {"jobs": [job.job for job in jobs]})
             return [dict(row) for row in found.mappings()]
 
-    def ends(self, organisation: str) -> list[Event]:
-        """Every event that ended a reservation of an organisation."""
+    def events(self, organisation: str) -> list[Event]:
+        """What Redis recorded of an organisation."""
 
         async def main() -> list[Event]:
             outbox = Outbox(read_address(self.redis.url))
@@ -231,8 +231,12 @@ class QueueLane(Cluster):
             events = [entry.event for partition in entries.values() for entry in partition]
             return [each for each in events if each.organisation == organisation]
 
+        return asyncio.run(main())
+
+    def ends(self, organisation: str) -> list[Event]:
+        """Every event that ended a reservation of an organisation."""
         begins = (EventKind.RESERVED, EventKind.ACQUIRED)
-        return [event for event in asyncio.run(main()) if event.kind not in begins]
+        return [event for event in self.events(organisation) if event.kind not in begins]
 
     def used(self, organisation: str) -> int:
         """Tokens of the budget: nothing is held any more, and the counter is what the events add up to."""
