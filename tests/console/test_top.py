@@ -8,24 +8,25 @@ import pytest
 from rich.console import Console
 
 from penstock.console.top import top_screen
-from penstock.lanes.activity import Activity, Flow, Waiting
+from penstock.lanes.activity import Activity, Rates
+from penstock.lanes.waiting import Waiting
 
 LONG = "meta-llama/Llama-3.1-405B-Instruct-with-a-long-name"
 
 
-def flow(name: str, **figures: float) -> Flow:
+def rates(name: str, **figures: float) -> Rates:
     known = {"requests": 1234.5, "refused": 0.2, "failed": 0.0, "tokens": 9_876_543.0, "usd": 3.3} | figures
-    return Flow(name=name, first_s=(0.25, 61.0), **known)
+    return Rates(name=name, first_s=(0.25, 61.0), **known)
 
 
 def drawn(rows: int | None = None, models: int = 1, tenants: int = 1, unseen: tuple[str, ...] = ()) -> list[str]:
     names = [LONG, *(f"model-{number}" for number in range(1, models))]
     activity = Activity(
         seconds=1.0,
-        lanes=(flow("realtime"), flow("queue")),
-        models=tuple(map(flow, names)),
-        tenants=tuple(flow(f"organisation-{number}") for number in range(tenants)),
-        queues={LONG: Waiting(waiting=1_234_567, running=99_999, oldest_s=123_456.0, tokens=2**40)},
+        lanes=(rates("realtime"), rates("queue")),
+        models=tuple(map(rates, names)),
+        tenants=tuple(rates(f"organisation-{number}") for number in range(tenants)),
+        queues={LONG: Waiting(waiting_jobs=1_234_567, running_jobs=99_999, oldest_age_ms=123_456_000)},
         held={"organisation-0": (123_456, 2**45)},
         healthy={LONG: (1, 12)},
         in_flight=123_456,

@@ -6,7 +6,8 @@ import pytest
 
 from penstock.adapters.observing.reading import added
 from penstock.errors import StoreUnavailable
-from penstock.lanes.activity import Activity, Flow, Samples, Waiting, activity
+from penstock.lanes.activity import Activity, Rates, Samples, activity
+from penstock.lanes.waiting import Waiting
 
 REQUESTS = (
     'penstock_requests_total{{organisation="{0}",model="m",route="r",lane="realtime",outcome="ok",'
@@ -25,8 +26,8 @@ def samples(text: str) -> Samples:
     return added([text])
 
 
-def of(flows: tuple[Flow, ...], name: str) -> Flow:
-    return next(flow for flow in flows if flow.name == name)
+def of(every: tuple[Rates, ...], name: str) -> Rates:
+    return next(rates for rates in every if rates.name == name)
 
 
 def test_counters_are_rates_over_the_time_between() -> None:
@@ -34,8 +35,8 @@ def test_counters_are_rates_over_the_time_between() -> None:
     after = REQUESTS.format("acme", "2xx", 14) + REQUESTS.format("acme", "5xx", 2) + TOKENS.format("prompt", 160)
     after += TOKENS.format("completion", 40) + TOKENS.format("cached", 60)
     found = looked(before, after)
-    flow = of(found.lanes, "realtime")
-    assert (flow.requests, flow.failed, flow.tokens) == (3.0, 1.0, 50.0)  # cached is a part of prompt
+    rates = of(found.lanes, "realtime")
+    assert (rates.requests, rates.failed, rates.tokens) == (3.0, 1.0, 50.0)  # cached is a part of prompt
     assert of(found.tenants, "acme").requests == 3.0
 
 
@@ -59,10 +60,10 @@ def test_the_first_token_is_estimated_from_what_came_between_the_looks() -> None
 
 
 def test_models_and_organisations_without_a_request_are_there() -> None:
-    found = looked("", "", queues={"idle": Waiting(waiting=3)}, held={"quiet": (1, 50)})
-    assert [flow.name for flow in found.models] == ["idle"]
-    assert [flow.name for flow in found.tenants] == ["quiet"]
-    assert {flow.name for flow in found.lanes} == {"realtime", "queue"}
+    found = looked("", "", queues={"idle": Waiting(waiting_jobs=3)}, held={"quiet": (1, 50)})
+    assert [rates.name for rates in found.models] == ["idle"]
+    assert [rates.name for rates in found.tenants] == ["quiet"]
+    assert {rates.name for rates in found.lanes} == {"realtime", "queue"}
 
 
 def test_an_upstream_is_up_if_any_process_says_so() -> None:

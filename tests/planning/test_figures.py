@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.lanes.waiting import OpenJobs
 from penstock.planning.figures import Figures, Serving, figures_of
 from penstock.planning.flow import BUCKET_MS, JOBS_MIN, REMEMBERED_MS, Flow, Passed
 from penstock.planning.scaling import Pool
@@ -17,16 +18,16 @@ POOL = Pool(tokens_per_second=100, cold_start_ms=5_000, drain_ms=60_000, replica
 SERVING = Serving(POOL, concurrency=4, jobs_at_once=8)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Jobs:
-    jobs: int = 1
-    tokens_held: int = 0
-    is_running: bool = False
-    created_at_ms: int = NOW_MS
-    deadline_ms: int = 0
+def jobs_of(
+    *, tokens_held: int, jobs: int = 1, is_running: bool = False, created_at_ms: int = NOW_MS, deadline_ms: int = 0
+) -> OpenJobs:
+    return OpenJobs(
+        model="m", jobs=jobs, tokens_held=tokens_held, is_running=is_running, created_at_ms=created_at_ms,
+        deadline_ms=deadline_ms,
+    )  # fmt: skip
 
 
-def figures(*jobs: Jobs, flow: Flow | None = None, replicas: int = 0) -> Figures:
+def figures(*jobs: OpenJobs, flow: Flow | None = None, replicas: int = 0) -> Figures:
     return figures_of("m", SERVING, jobs, flow or Flow(), now_ms=NOW_MS, replicas=replicas)
 
 
@@ -36,7 +37,7 @@ def ended(flow: Flow, *, jobs: int, held: int, used: int) -> None:
 
 def test_a_backlog_counts_what_its_holds_turn_out_to_use() -> None:
     flow = Flow()
-    waiting = Jobs(jobs=10, tokens_held=48_000)
+    waiting = jobs_of(jobs=10, tokens_held=48_000)
     assert figures(waiting).replicas == 10  # 48,000 / (100 x 0.8 x 60 s)
     ended(flow, jobs=JOBS_MIN, held=10_000, used=2_500)
     found = figures(waiting, flow=flow)
@@ -47,12 +48,12 @@ def test_a_backlog_counts_what_its_holds_turn_out_to_use() -> None:
 def test_a_share_of_too_few_jobs_is_not_believed() -> None:
     flow = Flow()
     ended(flow, jobs=JOBS_MIN - 1, held=10_000, used=100)
-    assert figures(Jobs(tokens_held=4_800), flow=flow).inputs["used_permille"] == 1_000
+    assert figures(jobs_of(tokens_held=4_800), flow=flow).inputs["used_permille"] == 1_000
 
 
 def test_a_job_that_waits_longer_than_the_objective_wants_more_and_one_that_runs_as_long_does_not() -> None:
-    late = Jobs(tokens_held=4_800, created_at_ms=NOW_MS - 600_000)
-    assert figures(Jobs(tokens_held=4_800)).replicas == 1
+    late = jobs_of(tokens_held=4_800, created_at_ms=NOW_MS - 600_000)
+    assert figures(jobs_of(tokens_held=4_800)).replicas == 1
     assert figures(late).replicas == 4
     assert figures(replace(late, is_running=True)).replicas == 1
 
@@ -80,8 +81,9 @@ def test_what_is_long_past_is_forgotten() -> None:
 
 @given(tokens=st.integers(0, 10**9), more=st.integers(0, 10**9), age_ms=st.integers(0, 10**7), running=st.booleans())
 def test_more_tokens_never_want_fewer_replicas(tokens: int, more: int, age_ms: int, running: bool) -> None:
-    one = figures(Jobs(tokens_held=tokens, created_at_ms=NOW_MS - age_ms, is_running=running)).replicas
-    assert figures(Jobs(tokens_held=tokens + more, created_at_ms=NOW_MS - age_ms, is_running=running)).replicas >= one
+    one = figures(jobs_of(tokens_held=tokens, created_at_ms=NOW_MS - age_ms, is_running=running)).replicas
+    then = figures(jobs_of(tokens_held=tokens + more, created_at_ms=NOW_MS - age_ms, is_running=running)).replicas
+    assert then >= one
 
 
 @pytest.mark.parametrize("asked", [5, 4, 3, 2, 1])

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from tests.system.bento import ROOT, found_bento
 from tests.system.clusters import ENDS, ORGANISATION, Cluster, until
 from tests.system.dying_stream import POINTS as STREAM_POINTS
 from tests.system.fault_proxy import FaultProxy
-from tests.system.soak_faults import family
+from tests.system.soak_faults import Fault, family
 from tests.system.soak_verdict import bills_wrong, executions_again, ledger_wrong
 
 FROZEN_S: Final = 3.0
@@ -53,17 +52,6 @@ POINTS: Final = {
 """By name of each point between two writes: the process that dies at it."""
 AT_HAND: Final = 24
 """Jobs that both workers have taken from the broker: so many at most are run again when something dies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is done (kill, freeze, crash), and to which process, or at which point."""
-
-    what: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.name}"
 
 
 FAULTS: Final = (

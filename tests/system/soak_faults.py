@@ -34,7 +34,7 @@ UNTOUCHED: Final = frozenset({"epmd"})  # the port mapper of one machine's broke
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done, and to whom."""
+    """What is done (kill, freeze, crash, ...), and to which process, or at which point."""
 
     what: str
     name: str

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from penstock.api.headers import Headers
+from penstock.api.identification import traceparent_of
 from penstock.api.preferences import Preference
 from penstock.api.services import KeyCheck, Services
 from penstock.errors import Forbidden, InvalidRequest, Unauthenticated
@@ -73,7 +74,7 @@ class Deferring:
                 key_macs=credential.macs,
                 idempotency_key=key,
                 authorization=self._authorization(credential, headers),
-                traceparent=headers[b"traceparent"].decode("latin-1") if b"traceparent" in headers else None,
+                traceparent=traceparent_of(headers.items()),
             )
         )
         if len(credential.macs) > 1:

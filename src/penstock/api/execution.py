@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ import msgspec
 from penstock.api.departure import Departure, Receive
 from penstock.api.failures import STOPPING, error_body
 from penstock.api.headers import Headers, retry_headers
+from penstock.api.identification import traceparent_of
 from penstock.api.services import Readiness
 from penstock.lanes.executing import Dropped, Finished, Later, Outcome, Poison
 from penstock.lanes.jobs import write_result
@@ -95,7 +96,7 @@ class Execution:
         try:
             message = await self._read(receive)
             departure = Departure(receive, task=task, loop=asyncio.get_running_loop())
-            outcome = await self._execute(message, _traceparent(scope["headers"]))
+            outcome = await self._execute(message, traceparent_of(scope["headers"]))
             departure.ignore()
             await _tell(send, outcome)
         except _Gone:
@@ -130,11 +131,6 @@ class Execution:
             pieces.append(piece)
             if not message.get("more_body", False):
                 return b"".join(pieces)
-
-
-def _traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """Of the trace that the job belongs to; a worker without one sends it empty."""
-    return next((value.decode("latin-1") for name, value in headers if name == b"traceparent" and value), None)
 
 
 async def _tell(send: Send, outcome: Outcome) -> None:

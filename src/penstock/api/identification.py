@@ -1,8 +1,9 @@
-"""Request ids: the client's own if it is harmless, else one of ours."""
+"""What a request is known by: its id, the client's own if it is harmless, else one of ours; and its trace."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import count
 from random import SystemRandom
 
@@ -21,3 +22,13 @@ def request_id(asked: bytes | None) -> str:
     if asked is not None and _HARMLESS(asked):
         return asked.decode()
     return f"{_process}{next(_numbers):016x}"
+
+
+def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The trace that a request belongs to; None too if it is empty, as a worker without a trace sends it.
+
+    Example:
+        >>> traceparent_of([(b"traceparent", b"00-1-2-01")]), traceparent_of([(b"traceparent", b"")])
+        ('00-1-2-01', None)
+    """
+    return next((value.decode("latin-1") for name, value in headers if name == b"traceparent" and value), None)

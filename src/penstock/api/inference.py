@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from hashlib import blake2b
 
@@ -24,7 +24,7 @@ from penstock.api.exchange import Exchange, Scope, Send
 from penstock.api.failures import BUG, STOPPING, failure
 from penstock.api.generic import inferred_model, read_inference_request
 from penstock.api.headers import rate_headers
-from penstock.api.identification import request_id
+from penstock.api.identification import request_id, traceparent_of
 from penstock.api.permissions import ASYNC_PREFIX
 from penstock.api.preferences import read_preference
 from penstock.api.responses import read_response
@@ -94,7 +94,7 @@ class Inference:
         exchange = Exchange(scope, receive, send, record)
         exchange.repeat_key = repeat_key
         if self._tracer is not None:
-            record.trace = self._tracer.begin(record, _traceparent(scope["headers"]))
+            record.trace = self._tracer.begin(record, traceparent_of(scope["headers"]))
         self._observer.started(record)
         try:
             await self._guarded(exchange, authorization, content_type, content_bytes, prefer)
@@ -316,7 +316,3 @@ class Inference:
         finally:
             exchange.ignore_departure()
             await events.aclose()
-
-
-def _traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    return next((value.decode("latin-1") for name, value in headers if name == b"traceparent"), None)

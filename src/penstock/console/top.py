@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from penstock.lanes.activity import Activity, Flow, Waiting
+from penstock.lanes.activity import Activity, Rates
+from penstock.lanes.waiting import Waiting
 
 COLUMNS = 80
 _FIRST_LINES = 11  # everything but the rows of models and organisations
@@ -44,30 +45,30 @@ def top_screen(activity: Activity, *, clock: str, rows_max: int | None = None) -
 
 def _lanes(activity: Activity) -> RenderableType:
     table = _table("lane", "req/s", "refused/s", "failed/s", "tokens/s", "first token", "95 % in")
-    for flow in activity.lanes:
-        table.add_row(_name(flow.name), _rate(flow.requests), *_trouble(flow), _rate(flow.tokens), *_first(flow))
+    for rates in activity.lanes:
+        table.add_row(_name(rates.name), _rate(rates.requests), *_trouble(rates), _rate(rates.tokens), *_first(rates))
     return table
 
 
 def _models(activity: Activity, most: int) -> RenderableType:
     table = _table("model", "req/s", "tokens/s", "first token", "up", "waiting", "runs", "oldest")
-    for flow in activity.models[:most]:
-        queue = activity.queues.get(flow.name, Waiting())
-        up, of = activity.healthy.get(flow.name, (0, 0))
+    for rates in activity.models[:most]:
+        queue = activity.queues.get(rates.name, Waiting())
+        up, of = activity.healthy.get(rates.name, (0, 0))
         healthy = Text(f"{up}/{of}" if of else "-", style="bold red" if up < of else "")
-        first, _ = _first(flow)
-        oldest = _duration(queue.oldest_s) if queue.waiting else "-"
-        counts = (_count(queue.waiting), _count(queue.running))
-        table.add_row(_name(flow.name), _rate(flow.requests), _rate(flow.tokens), first, healthy, *counts, oldest)
+        first, _ = _first(rates)
+        oldest = _duration(queue.oldest_age_ms / 1000) if queue.waiting_jobs else "-"
+        counts = (_count(queue.waiting_jobs), _count(queue.running_jobs))
+        table.add_row(_name(rates.name), _rate(rates.requests), _rate(rates.tokens), first, healthy, *counts, oldest)
     return _with_rest(table, len(activity.models) - most)
 
 
 def _tenants(activity: Activity, most: int) -> RenderableType:
     table = _table("organisation", "req/s", "refused/s", "failed/s", "tokens/s", "usd/h", "open", "held")
-    for flow in activity.tenants[:most]:
-        requests, tokens = activity.held.get(flow.name, (0, 0))
-        amounts = (_rate(flow.tokens), _rate(flow.usd * 3600), _count(requests), _count(tokens))
-        table.add_row(_name(flow.name), _rate(flow.requests), *_trouble(flow), *amounts)
+    for rates in activity.tenants[:most]:
+        requests, tokens = activity.held.get(rates.name, (0, 0))
+        amounts = (_rate(rates.tokens), _rate(rates.usd * 3600), _count(requests), _count(tokens))
+        table.add_row(_name(rates.name), _rate(rates.requests), *_trouble(rates), *amounts)
     return _with_rest(table, len(activity.tenants) - most)
 
 
@@ -87,17 +88,17 @@ def _name(name: str) -> str:
     return name if len(name) <= _NAME_COLUMNS else f"{name[: _NAME_COLUMNS - 1]}…"
 
 
-def _trouble(flow: Flow) -> tuple[Text, Text]:
+def _trouble(rates: Rates) -> tuple[Text, Text]:
     return (
-        Text(_rate(flow.refused), style="yellow" if flow.refused else ""),
-        Text(_rate(flow.failed), style="bold red" if flow.failed else ""),
+        Text(_rate(rates.refused), style="yellow" if rates.refused else ""),
+        Text(_rate(rates.failed), style="bold red" if rates.failed else ""),
     )
 
 
-def _first(flow: Flow) -> tuple[str, str]:
-    if flow.first_s is None:
+def _first(rates: Rates) -> tuple[str, str]:
+    if rates.first_s is None:
         return "-", "-"
-    median, most = flow.first_s
+    median, most = rates.first_s
     return _duration(median), _duration(most)
 
 

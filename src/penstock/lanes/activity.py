@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from penstock.lanes.waiting import Waiting
+
 Labels = Mapping[str, str]
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 """Values by a metric's name and its labels, sorted; of several processes added up."""
@@ -24,22 +26,7 @@ _COUNTED: Final = ("prompt", "completion")  # cached is a part of prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """One model's queue.
-
-    Args:
-        oldest_s: How long the job has waited that waits longest.
-        tokens: What waiting jobs hold.
-    """
-
-    waiting: int = 0
-    running: int = 0
-    oldest_s: float = 0.0
-    tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flow:
+class Rates:
     """What a lane, a model or an organisation did, each second.
 
     Args:
@@ -67,9 +54,9 @@ class Activity:
     """
 
     seconds: float
-    lanes: tuple[Flow, ...]
-    models: tuple[Flow, ...]
-    tenants: tuple[Flow, ...]
+    lanes: tuple[Rates, ...]
+    models: tuple[Rates, ...]
+    tenants: tuple[Rates, ...]
     queues: Mapping[str, Waiting]
     held: Mapping[str, tuple[int, int]]
     healthy: Mapping[str, tuple[int, int]]
@@ -89,16 +76,16 @@ def activity(
     """What happened between two looks."""
     grown = {key: _growth(before.get(key), value) for key, value in after.items()}
 
-    def flows(label: str, names: Iterable[str]) -> tuple[Flow, ...]:
+    def rates_by(label: str, names: Iterable[str]) -> tuple[Rates, ...]:
         found = {dict(labels)[label] for name, labels in after if name == _REQUESTS and dict(labels).get(label)}
-        every = (_flow(grown, label, name, seconds) for name in found | set(names))
-        return tuple(sorted(every, key=lambda flow: (-flow.tokens, -flow.requests, flow.name)))
+        every = (_rates(grown, label, name, seconds) for name in found | set(names))
+        return tuple(sorted(every, key=lambda rates: (-rates.tokens, -rates.requests, rates.name)))
 
     return Activity(
         seconds=seconds,
-        lanes=tuple(sorted(flows("lane", ("realtime", "queue")), key=lambda flow: flow.name, reverse=True)),
-        models=flows("model", queues),
-        tenants=flows("organisation", held),
+        lanes=tuple(sorted(rates_by("lane", ("realtime", "queue")), key=lambda rates: rates.name, reverse=True)),
+        models=rates_by("model", queues),
+        tenants=rates_by("organisation", held),
         queues=queues,
         held=held,
         healthy=_healthy(after),
@@ -111,7 +98,7 @@ def _growth(before: float | None, now: float) -> float:
     return now if before is None or now < before else now - before
 
 
-def _flow(grown: Samples, label: str, name: str, seconds: float) -> Flow:
+def _rates(grown: Samples, label: str, name: str, seconds: float) -> Rates:
     mine = [(metric, dict(labels), by) for (metric, labels), by in grown.items() if (label, name) in labels]
 
     def rate(metric: str, matches: Callable[[Labels], bool] = lambda _: True) -> float:
@@ -122,7 +109,7 @@ def _flow(grown: Samples, label: str, name: str, seconds: float) -> Flow:
         if metric == _FIRST:
             bound = float(labels["le"])
             buckets[bound] = buckets.get(bound, 0) + by
-    return Flow(
+    return Rates(
         name=name,
         requests=rate(_REQUESTS),
         refused=rate(_REFUSALS),

@@ -21,6 +21,7 @@ from typing import Final
 
 from penstock.errors import InvalidRequest
 from penstock.quota.definitions import Price
+from penstock.quota.pricing import cost_nanos
 
 CLOSING_MS: Final = 3_600_000
 _CENT: Final = Decimal("0.01")
@@ -129,8 +130,7 @@ def priced_nanos(price: Price, *, prompt: int, cached: int, completion: int) -> 
         >>> [priced_nanos(price, prompt=prompt, cached=0, completion=0) for prompt in (-1, 1)]
         [-2, 1]
     """
-    picos = (prompt - cached) * price.prompt_picos + cached * price.cached_picos + completion * price.completion_picos
-    return picos // 1000
+    return -cost_nanos(replace(price, request_picos=0), -prompt, -cached, -completion)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

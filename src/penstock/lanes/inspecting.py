@@ -13,6 +13,8 @@ from penstock.ports import QuotaStore
 from penstock.quota.operations import Hold, Inspect, Inspected, NotReady
 
 PAGE: Final = 200
+OVERDUE_MS: Final = 15_000
+"""A keeper sweeps every second; a hold that is so long past its lease says that none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ async def inspect(quota: QuotaStore, organisation: str, *, now_ms: int, page: in
             whole = replace(answer, holds=tuple(hold for _, hold in sorted(holds.items())))
             return Read(whole, is_first, (first.epoch, _amounts(first)) == (answer.epoch, _amounts(answer)))
         place = answer.holds[-1].deadline_ms, answer.holds[-1].reservation
+
+
+def overdue(inspected: Inspected) -> int:
+    """How many open holds nobody swept in time."""
+    return sum(hold.deadline_ms + OVERDUE_MS < inspected.now_ms for hold in inspected.holds)
 
 
 def _amounts(inspected: Inspected) -> list[tuple[str, int, int, int]]:

@@ -7,41 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from penstock.lanes.waiting import OpenJobs, waiting_of
 from penstock.planning.flow import PERMILLE, Flow
 from penstock.planning.scaling import Due, Load, Pool, decide, workers
 
 FAR_MS: Final = 10**12
-
-
-class OpenJobs(Protocol):
-    """Jobs of one model that wait, or that run, and that are due at about the same time."""
-
-    @property
-    def is_running(self) -> bool:
-        """They do not wait."""
-        ...
-
-    @property
-    def jobs(self) -> int:
-        """How many."""
-        ...
-
-    @property
-    def tokens_held(self) -> int:
-        """By all of them."""
-        ...
-
-    @property
-    def created_at_ms(self) -> int:
-        """Of the earliest; 0 if it is not known."""
-        ...
-
-    @property
-    def deadline_ms(self) -> int:
-        """Of the earliest; 0 if there is none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +23,6 @@ class Serving:
     pool: Pool
     concurrency: int
     jobs_at_once: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """What a model's queue holds at one instant.
-
-    Args:
-        backlog_tokens: Held by the jobs that wait.
-        oldest_age_ms: Since the acceptance of the one that waits longest; 0 if none waits.
-    """
-
-    waiting_jobs: int = 0
-    running_jobs: int = 0
-    backlog_tokens: int = 0
-    oldest_age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +47,6 @@ class Figures:
     is_short: bool
     inputs: Mapping[str, int | None]
     terms: Mapping[str, int]
-
-
-def waiting_of(jobs: Iterable[OpenJobs], *, now_ms: int) -> Waiting:
-    """Add up one model's open jobs."""
-    waiting = running = tokens = age_ms = 0
-    for each in jobs:
-        if each.is_running:
-            running += each.jobs
-        else:
-            waiting += each.jobs
-            tokens += each.tokens_held
-            age_ms = max(age_ms, now_ms - (each.created_at_ms or now_ms))
-    return Waiting(waiting_jobs=waiting, running_jobs=running, backlog_tokens=tokens, oldest_age_ms=age_ms)
 
 
 def figures_of(

@@ -12,7 +12,6 @@ A figure that cannot be known is no figure: the page answers 503, and the metric
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -25,10 +24,10 @@ from penstock.adapters.observing.catalogue_process import STORE_UP
 from penstock.adapters.observing.gauges import Gauges
 from penstock.adapters.postgresql.figuring import FigureStore
 from penstock.adapters.redis.outbox import Outbox
-from penstock.adapters.sql.queue_figures import OpenJobs
 from penstock.errors import Deposed, NotFound, StoreUnavailable
 from penstock.lanes.keeping import Tally
-from penstock.planning.figures import Figures, Serving, figures_of, waiting_of
+from penstock.lanes.waiting import OpenJobs, by_model, waiting_of
+from penstock.planning.figures import Figures, Serving, figures_of
 from penstock.planning.flow import BUCKET_MS, REMEMBERED_MS, Flow, Passed
 from penstock.ports import Clock
 from penstock.quota.operations import Lane
@@ -142,15 +141,14 @@ class Figuring:
         if self._term != self._tally.terms:
             await self._begin()
         now_ms = self._clock.now_ms()
-        by_model: dict[str, list[OpenJobs]] = defaultdict(list)
-        for each in await self._store.open_jobs(now_ms=now_ms, oldest_ms=self._oldest_ms, width_ms=self._width_ms):
-            by_model[each.model].append(each)
-        self._show_queues(by_model, now_ms)
+        found = await self._store.open_jobs(now_ms=now_ms, oldest_ms=self._oldest_ms, width_ms=self._width_ms)
+        jobs = by_model(found)
+        self._show_queues(jobs, now_ms)
         if oldest_event_ms is None or (oldest_event_ms and now_ms - oldest_event_ms > STALE_MS):
             return 0  # accepted jobs may be missing; what was computed last ages, and is soon too old to be given out
         computed = {
             model: figures_of(
-                model, serving, by_model[model], self._flow, now_ms=now_ms, replicas=self._replicas_before(model)
+                model, serving, jobs.get(model, ()), self._flow, now_ms=now_ms, replicas=self._replicas_before(model)
             )
             for model, serving in self._serving.items()
         }
@@ -197,8 +195,8 @@ class Figuring:
         oldest_ms = min((each.at_ms for each in self._figures.values()), default=0)
         return max(0, self._clock.now_ms() - oldest_ms) if oldest_ms else 0
 
-    def _show_queues(self, by_model: Mapping[str, list[OpenJobs]], now_ms: int) -> None:
-        waiting = {model: waiting_of(by_model.get(model, ()), now_ms=now_ms) for model in {*by_model, *self._serving}}
+    def _show_queues(self, jobs: Mapping[str, list[OpenJobs]], now_ms: int) -> None:
+        waiting = {model: waiting_of(jobs.get(model, ()), now_ms=now_ms) for model in {*jobs, *self._serving}}
         gauges = self._gauges
         gauges.set(catalogue.QUEUE_WAITING, {(model,): each.waiting_jobs for model, each in waiting.items()})
         gauges.set(catalogue.QUEUE_RUNNING, {(model,): each.running_jobs for model, each in waiting.items()})

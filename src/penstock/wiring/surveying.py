@@ -24,7 +24,7 @@ from penstock.adapters.redis.outbox import Outbox
 from penstock.adapters.redis.store import RedisStore
 from penstock.errors import StoreUnavailable
 from penstock.lanes.audit_report import OrganisationAudit
-from penstock.lanes.inspecting import inspect
+from penstock.lanes.inspecting import inspect, overdue
 from penstock.lanes.keeping import Tally
 from penstock.ports import Clock
 from penstock.quota.operations import NotReady
@@ -34,7 +34,6 @@ from penstock.wiring.stores import Service
 HOLDS_EVERY_S: Final = 15.0
 BROKER_EVERY_S: Final = 15.0
 RETRY_S: Final = 5.0
-OVERDUE_MS: Final = 15_000
 DEAD_QUEUE: Final = "dead"
 
 log = logging.getLogger("penstock.wiring.surveying")
@@ -100,18 +99,18 @@ class Survey:
             return
         holds: Counter[str] = Counter()
         tokens: Counter[str] = Counter()
-        overdue = 0
+        unswept = 0
         for name in tuple(self._surveyed.organisations()):
             read = await inspect(self._surveyed.quota, name, now_ms=self._clock.now_ms())
             if isinstance(read, NotReady):
                 continue
+            unswept += overdue(read.inspected)
             for hold in read.inspected.holds:
                 holds[hold.model] += 1
                 tokens[hold.model] += hold.tokens_held
-                overdue += hold.deadline_ms + OVERDUE_MS < read.inspected.now_ms
         self._gauges.set(catalogue.OPEN_HOLDS, {(model,): count for model, count in holds.items()})
         self._gauges.set(catalogue.OPEN_HELD_TOKENS, {(model,): count for model, count in tokens.items()})
-        self._gauges.set(catalogue.OVERDUE_HOLDS, {(): overdue})
+        self._gauges.set(catalogue.OVERDUE_HOLDS, {(): unswept})
 
     async def look_at_broker(self) -> None:
         """Whether it answers, and what it gave up."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
-from sqlalchemy import func, select
 
 from penstock.adapters.observing.reading import read_pages
-from penstock.adapters.sql.job_tables import jobs
+from penstock.adapters.sql.queue_figures import open_jobs
 from penstock.config import Configuration
 from penstock.errors import StoreUnavailable
-from penstock.lanes.activity import Activity, Samples, Waiting, activity
-from penstock.ports import JobState
+from penstock.lanes.activity import Activity, Samples, activity
+from penstock.lanes.waiting import Waiting, by_model, waiting_of
 from penstock.wiring.database import existing_database
 from penstock.wiring.holding import Held, ask_held, held_in_cluster
 from penstock.wiring.places import Places
 from penstock.wiring.running import Running, local_url
+
+_OLDEST_MS: Final = 3_600_000
+"""Jobs are added up, so that they may come in a few groups; the oldest of each is known."""
 
 
 def pages_of(configuration: Configuration, places: Places, given: Sequence[str]) -> tuple[str, ...]:
@@ -76,24 +79,10 @@ class Looking:
         )
 
     def _queues(self) -> dict[str, Waiting]:
-        row = jobs.c
-        statement = (
-            select(row.model, row.state, func.count(), func.min(row.created_at_ms), func.sum(row.tokens_held))
-            .where(row.state.in_((JobState.QUEUED, JobState.RUNNING)))
-            .group_by(row.model, row.state)
-        )
-        with existing_database(self.configuration, self.places) as engine, engine.connect() as connection:
-            rows = connection.execute(statement).all()
         now_ms = time.time_ns() // 1_000_000
-        found: dict[str, Waiting] = {}
-        for model, state, count, oldest_ms, tokens in rows:
-            known = found.get(model, Waiting())
-            if state == JobState.RUNNING:
-                found[model] = replace(known, running=count)
-            else:
-                oldest_s = max(0.0, (now_ms - oldest_ms) / 1000)
-                found[model] = replace(known, waiting=count, oldest_s=oldest_s, tokens=int(tokens or 0))
-        return found
+        with existing_database(self.configuration, self.places) as engine, engine.connect() as connection:
+            found = open_jobs(connection, now_ms=now_ms, oldest_ms=_OLDEST_MS, width_ms=_OLDEST_MS)
+        return {model: waiting_of(jobs, now_ms=now_ms) for model, jobs in by_model(found).items()}
 
     def _held(self) -> Mapping[str, Held]:
         if self.configuration.stores is not None:

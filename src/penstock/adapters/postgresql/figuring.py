@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from penstock.adapters.postgresql.leading import fenced
 from penstock.adapters.sql.keeping_tables import scaling_figures
-from penstock.adapters.sql.queue_figures import OpenJobs, PassedRow, open_jobs, passed_since
+from penstock.adapters.sql.queue_figures import PassedRow, open_jobs, passed_since
+from penstock.lanes.waiting import OpenJobs
 
 T = TypeVar("T")
 

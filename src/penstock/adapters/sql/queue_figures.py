@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from penstock.lanes.waiting import OpenJobs
 from penstock.quota.events import EventKind
 
 # Jobs that are due at about the same time go together: by acceptance to a second or the twentieth part of the shortest
@@ -37,18 +38,6 @@ _PASSED: Final = text(
     GROUP BY model, lane, occurred_at_ms / :width_ms
     """
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenJobs:
-    """Jobs of one model and state that are due at about the same time; times are of the earliest, 0 if not known."""
-
-    model: str
-    is_running: bool
-    jobs: int
-    tokens_held: int
-    created_at_ms: int
-    deadline_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

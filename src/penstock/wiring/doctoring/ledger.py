@@ -7,7 +7,7 @@ from penstock.config.settings import ManagedBy
 from penstock.errors import StoreUnavailable
 from penstock.lanes.audit_report import AuditReport
 from penstock.lanes.diagnosis import Finding, warning, wrong
-from penstock.lanes.inspecting import inspect
+from penstock.lanes.inspecting import OVERDUE_MS, inspect, overdue
 from penstock.quota.operations import NotReady
 from penstock.wiring.auditing import audit_database
 from penstock.wiring.auditing_cluster import audit_from_outside
@@ -17,8 +17,6 @@ from penstock.wiring.quota import open_quota
 from penstock.wiring.running import ask
 from penstock.wiring.stores import Role
 
-OVERDUE_MS = 30_000
-"""A keeper sweeps every second; a hold that is so long past its lease says that none does."""
 SHOWN = 5
 
 
@@ -43,7 +41,7 @@ async def check_definitions(patient: Patient) -> list[Finding]:
 async def check_organisations(patient: Patient) -> list[Finding]:
     """Each organisation's quota state is there, and no hold is kept past its lease."""
     names = await patient.ask_database(organisations_without_keys)
-    lost, rebuilding, overdue = [], [], 0
+    lost, rebuilding, unswept = [], [], 0
     async with open_quota(patient.configuration, Role.API) as quota:
         for name in sorted(names):
             read = await inspect(quota, name, now_ms=patient.clock.now_ms())
@@ -53,7 +51,7 @@ async def check_organisations(patient: Patient) -> list[Finding]:
             found = read.inspected
             if found.epoch == 0:
                 rebuilding.append(name)
-            overdue += sum(hold.deadline_ms + OVERDUE_MS < found.now_ms for hold in found.holds)
+            unswept += overdue(found)
     findings = []
     if lost:
         what = f"Redis has no quota state of {', '.join(lost[:SHOWN])}, so they are answered 503"
@@ -61,8 +59,8 @@ async def check_organisations(patient: Patient) -> list[Finding]:
     if rebuilding:
         what = f"{', '.join(rebuilding[:SHOWN])}: rebuilt, and waiting for running requests to claim their holds"
         findings.append(warning("organisations", what, "nothing to do: admissions begin within a minute"))
-    if overdue:
-        what = f"{overdue} holds are more than {OVERDUE_MS // 1000} s past their lease, so nobody sweeps"
+    if unswept:
+        what = f"{unswept} holds are more than {OVERDUE_MS // 1000} s past their lease, so nobody sweeps"
         findings.append(wrong("organisations", what, "start `penstock keeper`; if one runs, see its log"))
     return findings
 
