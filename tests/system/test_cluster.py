@@ -23,7 +23,6 @@ from tests.system.queue_faults import (
     OURS,
     POINTS,
     SERVICES,
-    Fault,
     FaultyCluster,
     ProxiedLinks,
     Senders,
@@ -31,6 +30,7 @@ from tests.system.queue_faults import (
     all_ended,
     wrong_with,
 )
+from tests.system.soak_faults import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
