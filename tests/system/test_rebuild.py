@@ -1,16 +1,23 @@
-"""``penstock rebuild`` from a ledger of a million rows, with jobs that are open, in less than ten seconds."""
+"""``penstock rebuild`` from a ledger of a million rows, with jobs that are open.
+
+What it took is printed and not asserted, since that is the machine's: seconds on the wall, and of a processor for the
+command, Redis and PostgreSQL (``PENSTOCK_TORTURE=1 pytest tests/system/test_rebuild.py -n0 -s``).
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from benchmarks.processes import cpu_s
 from penstock.adapters.sql.rows import month_of
 from penstock.quota.identity import reservation_id
-from tests.counts import TORTURE, count
+from tests.counts import count
 from tests.system.clusters import until
 from tests.system.keepers import World, now_ms
 
@@ -19,7 +26,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.torture, pytest.mark.timeout(1_800)]
 ROWS = count(1_000_000, short=20_000)
 RECENT = ROWS // 50  # of the last quarter of an hour: ids that are remembered
 JOBS = ROWS // 100
-REBUILT_S = 10.0
 _ROWS = text("""
 INSERT INTO ledger SELECT :month, lpad(to_hex(:at - i), 12, '0') || lpad(to_hex(i), 20, '0'), :kind, 'acme', NULL, 'k1',
 'm', :lane, :at - i * :apart, 100, 0, i % 50, 'upstream', 100 + i % 50, 1, 1000 + i,
@@ -47,7 +53,7 @@ def add_rows(world: World, at_ms: int, window: int) -> None:
         connection.execute(text("ANALYZE ledger"))
 
 
-def test_a_million_rows_and_open_jobs_are_rebuilt_in_ten_seconds(tmp_path: Path) -> None:
+def test_a_ledger_of_any_size_and_its_open_jobs_are_rebuilt(tmp_path: Path) -> None:
     world = World(tmp_path)
     try:
         world.start()
@@ -60,7 +66,9 @@ def test_a_million_rows_and_open_jobs_are_rebuilt_in_ten_seconds(tmp_path: Path)
         at_ms = now_ms() - 1_000
         add_rows(world, at_ms, windows["acme/cost/month"])
         world.asks("FLUSHALL")
+        before_s = processors_s(world)
         told = world.command("rebuild", "--rebuild-s", "0")
+        took_s = [round(now - then, 1) for now, then in zip(processors_s(world), before_s, strict=True)]
         after = world.inspected()
         assert after is not None
         assert len(after.holds) == JOBS
@@ -69,9 +77,22 @@ def test_a_million_rows_and_open_jobs_are_rebuilt_in_ten_seconds(tmp_path: Path)
         assert used["acme/tokens/day"][1] == 300 * JOBS
         found = re.search(r"rebuilt in ([0-9.]+) s", told)
         assert found is not None, told
-        assert not TORTURE or float(found[1]) < REBUILT_S, told
+        sys.stdout.write(f"{ROWS} rows, {JOBS} jobs: rebuilt in {found[1]} s; processor: the command {took_s[0]} s, "
+                         f"Redis {took_s[1]} s, PostgreSQL {took_s[2]} s\n")  # fmt: skip
     finally:
         world.stop()
+
+
+def processors_s(world: World) -> tuple[float, ...]:
+    """CPU seconds so far: of commands that ended, of Redis, of PostgreSQL."""
+    assert world.redis.process is not None
+    assert world.postgresql.process is not None
+    ended = os.times()
+    return (
+        ended.children_user + ended.children_system,
+        cpu_s(world.redis.process.pid),
+        cpu_s(world.postgresql.process.pid),
+    )
 
 
 def total_of(world: World, limit: str, window: int) -> int:

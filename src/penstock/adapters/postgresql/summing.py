@@ -1,7 +1,8 @@
 """What the ledger's rows posted to each window, for a rebuild: a million rows in a few seconds.
 
-The rows of a minute leave the database as one JSON text, and are added here: taking each row's list apart in SQL takes
-twice as long, and so does a row at a time.
+The rows of a few seconds leave the database as one JSON text, and are added here: taking each row's list apart in SQL
+takes twice as much of a processor, and so does a row at a time. What is decoded is kept from the garbage collector,
+which would otherwise walk through all of it again and again, for three quarters of the time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from sqlalchemy import Connection
 
 _TEXTS: Final = """
 SELECT count(*), '[' || string_agg(amounts::text, ',') || ']' FROM ledger
-WHERE organisation = %s AND occurred_at_ms >= %s GROUP BY occurred_at_ms / 60000
+WHERE organisation = %s AND occurred_at_ms >= %s GROUP BY occurred_at_ms / 5000
 """
-_TEXTS_AT_ONCE: Final = 4  # few: the session ends if it is left alone in its transaction for longer than a lease
+_TEXTS_AT_ONCE: Final = 32  # few: the session ends if it is left alone in its transaction for longer than a lease
 
-_decode = msgspec.json.Decoder(list[list[tuple[str, int, int]]]).decode
+
+class _Amount(msgspec.Struct, array_like=True, gc=False):
+    limit: str
+    window: int
+    amount: int
+
+
+_decode = msgspec.json.Decoder(list[list[_Amount]]).decode
 
 
 def window_sums(
@@ -37,8 +45,8 @@ def window_sums(
         cursor.execute(_TEXTS, (organisation, since_ms))
         while rows := cursor.fetchmany(_TEXTS_AT_ONCE):
             for _, text in rows:
-                for limit, window, amount in chain.from_iterable(_decode(text)):
-                    place = (limit, window)
-                    sums[place] = sums.get(place, 0) + amount
+                for each in chain.from_iterable(_decode(text)):
+                    place = (each.limit, each.window)
+                    sums[place] = sums.get(place, 0) + each.amount
             read(sum(count for count, _ in rows))
     return sums
