@@ -46,16 +46,16 @@ class Leases:
     def __init__(self, store: QuotaStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._held: set[Lease] = set()
+        self._held: dict[Lease, None] = {}  # in order, so that a simulation repeats itself
         self._task: asyncio.Task[None] | None = None
 
     def hold(self, lease: Lease) -> None:
         """Renew it from now on."""
-        self._held.add(lease)
+        self._held[lease] = None
 
     def release(self, lease: Lease) -> None:
         """It ended."""
-        self._held.discard(lease)
+        self._held.pop(lease, None)
 
     @property
     def held(self) -> int:

@@ -67,7 +67,7 @@ def acquire(account: Account, call: Acquire, time_ms: int) -> AcquireAnswer:
         return Never(reservation.never)
     if reservation.state is not OPEN or reservation.published or reservation.cancelled:
         return Gone()
-    if reservation.fingerprint != call.fingerprint or reservation.lane is not Lane.QUEUE:
+    if reservation.fingerprint not in (None, call.fingerprint) or reservation.lane is not Lane.QUEUE:
         return Invalid("the id is known for another request")
     if not reservation.running:
         refused = _claim(account, reservation, now_ms)

@@ -18,6 +18,7 @@ from penstock.quota.events import Event, EventKind
 from penstock.quota.limits import DAY_MS, limit_id, parse_limit_id, window_ends_ms, window_id
 from penstock.quota.model import Organisation
 from penstock.quota.operations import Lane, State
+from penstock.quota.pricing import cost_nanos_max
 from penstock.quota.state import REMEMBER_MS, Reservation
 
 LONGEST_WINDOW_MS = 31 * DAY_MS  # of limits that are no longer defined
@@ -51,6 +52,7 @@ def restore(
     window_sums: Mapping[tuple[str, int], int] | None = None,
     reservations: Iterable[Reservation] = (),
     tombstones: Iterable[Event] = (),
+    jobs: Iterable[Event] = (),
     buckets: Mapping[str, tuple[int, int]] | None = None,
 ) -> Organisation:
     """An organisation as it stood, as far as it is known.
@@ -62,6 +64,7 @@ def restore(
         window_sums: What the ledger's rows add up to by (limit id, window id). The newest window of each counts.
         reservations: Saved records, of any state. One that a tombstone contradicts has since ended.
         tombstones: Ledger rows of reservations that must still be remembered, in the order of the ledger.
+        jobs: One row of each job that is open and was not saved: it is queued again, and holds what it held.
         buckets: (level, rolled_at_ms) by limit id. A bucket that was not saved starts empty.
 
     Returns:
@@ -83,6 +86,9 @@ def restore(
     for row in tombstones:
         if row.kind in _STATES:
             records[row.reservation] = _tombstone(organisation, row, records.get(row.reservation))
+    for row in jobs:
+        if row.job_deadline_ms > organisation.clock_ms and row.reservation not in records:
+            records[row.reservation] = _queued(organisation, row)
     for reservation in records.values():
         _take(organisation, reservation)
     heapify(organisation.deadlines)
@@ -141,6 +147,19 @@ def _unrecorded(organisation: Organisation, row: Event) -> Reservation:
         tokens_held=row.tokens_held,
         windows=plan_for(organisation, row.team, row.key, row.model).windows,
         job_deadline_ms=row.job_deadline_ms,
+    )
+
+
+def _queued(organisation: Organisation, row: Event) -> Reservation:
+    """Which of its tokens were prompt is not known: its cost is held at the higher price."""
+    job = _unrecorded(organisation, row)
+    plan = plan_for(organisation, row.team, row.key, row.model)
+    return replace(
+        job,
+        state=State.OPEN,
+        cost_held=max(cost_nanos_max(row.price, row.tokens_held, 0), cost_nanos_max(row.price, 0, row.tokens_held)),
+        concurrency=plan.enqueued,
+        due_at_ms=row.job_deadline_ms,
     )
 
 

@@ -22,7 +22,7 @@ from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.postgresql.crash_points import unnoticed
 from penstock.adapters.postgresql.noticing import notice
 from penstock.adapters.redis.store import RedisStore
-from penstock.adapters.spooling import CRASH_POINTS, FileSpool
+from penstock.adapters.spooling import CRASH_POINTS, DiskFile, FileSpool
 from penstock.adapters.sql.job_store import SqlJobs
 from penstock.adapters.sql.ledger import SqlLedger
 from penstock.api.application import application
@@ -139,7 +139,7 @@ async def serve_cluster(
 
 @asynccontextmanager
 async def _spool(places: Places, quota: RedisStore, reached: Callable[[str], None]) -> AsyncIterator[FileSpool]:
-    spool = FileSpool(places.spool, quota, reached=reached)
+    spool = FileSpool(DiskFile(places.spool, reached=reached), quota, reached=reached)
     await spool.start()
     try:
         yield spool

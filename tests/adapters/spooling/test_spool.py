@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from penstock.adapters.spooling import FileSpool
+from penstock.adapters.spooling import DiskFile, FileSpool
 from penstock.errors import StoreUnavailable
 from penstock.quota.events import Usage
 from penstock.quota.operations import Lane, Reserve, Settle, Settled, State, Unknown, Void
@@ -48,7 +48,7 @@ class Away:
 
 @asynccontextmanager
 async def opened(file: Path, store: Away) -> AsyncIterator[FileSpool]:
-    spool = FileSpool(file, store)
+    spool = FileSpool(DiskFile(file), store)
     await spool.start()
     try:
         yield spool

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -21,20 +19,17 @@ from penstock.adapters.redis.address import Address, read_address
 from penstock.adapters.redis.checking import check_library, check_server
 from penstock.adapters.redis.client import BOUND_S, RETRY_AFTER_MS, RedisClient
 from penstock.adapters.redis.cluster import client_of, find_primaries
-from penstock.adapters.redis.replaying import Acknowledged
+from penstock.adapters.redis.retelling import Retelling
 from penstock.adapters.redis.translating import read_answer, write_call
 from penstock.adapters.redis.wire import Refusal, Wire
 from penstock.errors import StoreUnavailable
-from penstock.quota.operations import Call, Define, Inspect, NotReady
+from penstock.quota.operations import Call, Define, Inspect
 
 A = TypeVar("A")
 
 log = logging.getLogger("penstock.adapters.redis")
 
 GOVERNING_S: Final = 5.0
-AT_ONCE: Final = 200
-TELL_EVERY_S: Final = 0.5
-TELL_FOR_MS: Final = 120_000
 _FIXES: Final = {"OOM": "lower its memory or raise maxmemory", "MISCONF": "free its disk"}
 _GOVERNING = (Define, Inspect)  # read or write everything of an organisation, which takes as long as it is large
 
@@ -62,11 +57,8 @@ class RedisStore:
         self._address = address
         self._name = name
         self.bound_s = bound_s
-        self._now_ms = now_ms
-        self._acknowledged = Acknowledged()
+        self._retelling = Retelling(self.apply, now_ms)
         self._tells_again = tells_again
-        self._losses: dict[str, asyncio.Task[None]] = {}
-        self._lost_again: set[str] = set()
         self._calls = client_of(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
         self._governing = client_of(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
 
@@ -113,73 +105,17 @@ class RedisStore:
             raise _translated(refusal, call) from refusal
         answer = read_answer(reply)
         if self._tells_again:
-            self._acknowledged.note(call, answer)
-            if type(answer) is NotReady:
-                self._notice_loss(call.organisation)
+            self._retelling.note(call, answer)
         return cast(A, answer)
 
     async def close(self) -> None:
         """End the connections. Calls under way fail."""
-        for task in tuple(self._losses.values()):
-            task.cancel()
-            await asyncio.wait([task])
+        await self._retelling.close()
         await self._calls.close()
         await self._governing.close()
 
     async def _tell_again(self, wire: Wire, serves: Callable[[str], bool]) -> None:
-        """Restore what a Redis that was started anew may have lost, before anything else is asked of it."""
-        calls = [call for call in self._acknowledged.again(self._now_ms()) if serves(call.organisation)]
-        answers: Counter[str] = Counter()
-        for first in range(0, len(calls), AT_ONCE):
-            asked = [wire.send(write_call(call)) for call in calls[first : first + AT_ONCE]]
-            for call, reply in zip(calls[first:], asked, strict=False):
-                name = await _answer_name(reply)
-                answers[f"{type(call).__name__}: {name}"] += 1
-                if name == NotReady.__name__:
-                    self._notice_loss(call.organisation)
-        _log_told(answers)
-
-    def _notice_loss(self, organisation: str) -> None:
-        """An organisation's state is gone: keep what it had acknowledged here, and tell it once it is put back."""
-        if organisation in self._losses:
-            self._lost_again.add(organisation)
-            return
-        calls = self._acknowledged_of(organisation)
-        if calls:
-            task = asyncio.create_task(self._tell_when_back(organisation, calls))
-            self._losses[organisation] = task
-            task.add_done_callback(lambda _: self._losses.pop(organisation))
-
-    def _acknowledged_of(self, organisation: str) -> list[Call[Any]]:
-        return [call for call in self._acknowledged.again(self._now_ms()) if call.organisation == organisation]
-
-    async def _tell_when_back(self, organisation: str, calls: list[Call[Any]]) -> None:
-        """A rebuild waits one lease for what processes still hold; after two, every lease has passed.
-
-        Lost again on the way, all is told from the start, with what was acknowledged since.
-        """
-        until_ms = self._now_ms() + TELL_FOR_MS
-        answers: Counter[str] = Counter()
-        place = 0
-        while place < len(calls) and self._now_ms() < until_ms:
-            answer: object = None
-            with suppress(StoreUnavailable):
-                answer = await self.apply(replace(calls[place], caller_now_ms=self._now_ms()))
-            if answer is None or isinstance(answer, NotReady):
-                place = 0
-                await asyncio.sleep(TELL_EVERY_S)
-                continue
-            answers[f"{type(calls[place]).__name__}: {type(answer).__name__}"] += 1
-            place += 1
-            if place == len(calls) and organisation in self._lost_again:
-                self._lost_again.discard(organisation)
-                calls, place = [*calls, *self._acknowledged_of(organisation)], 0
-        _log_told(answers)
-
-
-def _log_told(answers: Counter[str]) -> None:
-    if answers:
-        log.warning("Redis was told again what it had acknowledged", extra={"answers": dict(answers)})
+        await self._retelling.tell(lambda call: _answer_name(wire.send(write_call(call))), serves)
 
 
 async def _answer_name(reply: asyncio.Future[bytes]) -> str:

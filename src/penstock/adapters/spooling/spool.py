@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from penstock.adapters.spooling.disk import SYNCED, WRITTEN, Disk
 from penstock.errors import StoreUnavailable
 from penstock.lanes.settling import apply_ending
 from penstock.ports import QuotaStore
@@ -29,9 +28,7 @@ log = logging.getLogger("penstock.adapters.spooling")
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 5.0
-WRITTEN: Final = "spool-written"  # points at which tests kill the process
-SYNCED: Final = "spool-synced"
-APPLIED: Final = "spool-applied"  # the store has it, and so has the file still
+APPLIED: Final = "spool-applied"  # a point at which tests kill it: the store has it, and so has the file still
 CRASH_POINTS: Final = (WRITTEN, SYNCED, APPLIED)
 
 
@@ -55,16 +52,16 @@ _decode = msgspec.json.Decoder(Kept).decode
 
 
 class FileSpool:
-    """``penstock.ports.Spool`` on a file that belongs to one process.
+    """``penstock.ports.Spool`` on a disk.
 
     Args:
-        file: Made if it is not there; lines in it from an earlier run are applied first.
+        disk: Lines in it from an earlier run are applied first.
         store: Where ends belong.
-        reached: Called with the name of each point in ``CRASH_POINTS``.
+        reached: Called with ``APPLIED``.
     """
 
-    def __init__(self, file: Path, store: QuotaStore, *, reached: Callable[[str], None] = lambda _: None) -> None:
-        self._file = file
+    def __init__(self, disk: Disk, store: QuotaStore, *, reached: Callable[[str], None] = lambda _: None) -> None:
+        self._disk = disk
         self._store = store
         self._reached = reached
         self._kept: dict[str, Kept] = {}
@@ -72,7 +69,6 @@ class FileSpool:
         self._writing: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
         self._applying: asyncio.Task[None] | None = None
-        self._descriptor = -1
         self._told: set[str] = set()  # the waiting ones that the log has named
 
     @property
@@ -87,9 +83,9 @@ class FileSpool:
             StoreUnavailable: The file cannot be opened.
         """
         try:
-            await asyncio.to_thread(self._open)
+            self._read(await self._disk.open())
         except OSError as error:
-            raise StoreUnavailable(f"{self._file}: {error.strerror}; check the data directory's owner") from error
+            raise StoreUnavailable(f"{self._disk}: {error.strerror}; check the data directory's owner") from error
         if self._kept:
             log.warning("ends of reservations from an earlier run", extra={"count": len(self._kept)})
             self._arrived.set()
@@ -103,9 +99,7 @@ class FileSpool:
                 await self._applying
         if self._writing is not None:
             await self._writing
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._disk.close()
         if self._kept:
             log.warning("ends of reservations wait in the spool", extra={"count": len(self._kept)})
 
@@ -125,34 +119,18 @@ class FileSpool:
             await asyncio.shield(self._writing)  # the next write takes all that gathered meanwhile
         if self._unwritten:
             lines, self._unwritten = self._unwritten, []
-            self._writing = asyncio.create_task(asyncio.to_thread(self._write, b"".join(lines)))
+            self._writing = asyncio.ensure_future(self._disk.append(b"".join(lines)))
         if self._writing is not None:
             await asyncio.shield(self._writing)
 
-    def _open(self) -> None:
-        self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        for line in self._file.read_bytes().splitlines():
+    def _read(self, lines: bytes) -> None:
+        for line in lines.splitlines():
             try:
                 kept = _decode(line)
             except msgspec.DecodeError:
                 log.warning("a torn line in the spool", extra={"bytes": len(line)})  # never acknowledged to anybody
                 continue
             self._kept[kept.ending.reservation] = kept
-        self._end_torn_line()
-
-    def _end_torn_line(self) -> None:
-        """So that what is kept next begins a line of its own: it would be lost with the torn one."""
-        size_bytes = os.fstat(self._descriptor).st_size
-        if size_bytes and os.pread(self._descriptor, 1, size_bytes - 1) != b"\n":
-            self._write(b"\n")
-
-    def _write(self, lines: bytes) -> None:
-        written = 0
-        while written < len(lines):
-            written += os.write(self._descriptor, lines[written:])
-        self._reached(WRITTEN)
-        os.fdatasync(self._descriptor)
-        self._reached(SYNCED)
 
     async def _apply_all(self) -> None:
         delay_s = RETRY_FIRST_S
@@ -191,4 +169,4 @@ class FileSpool:
         """Nothing is waiting: the file begins anew, unless something arrives meanwhile."""
         self._told.clear()
         if not self._kept and not self._unwritten and (self._writing is None or self._writing.done()):
-            os.ftruncate(self._descriptor, 0)
+            self._disk.empty()
