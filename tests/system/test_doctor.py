@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -340,7 +341,7 @@ def test_clocks_that_differ_are_found(patient: Patient) -> None:
     assert found(check_clocks, patient) == []
     told = found(check_clocks, replace(patient, clock=Ahead(10_000)))
     assert [severity for severity, _ in told] == [Severity.WARNING] * 2
-    assert "PostgreSQL is 10.0 s behind" in told[1][1]
+    assert re.search(r"PostgreSQL is (9\.\d|10\.0) s behind", told[1][1])  # less by how long it took to answer
     assert [severity for severity, _ in found(check_clocks, replace(patient, clock=Ahead(-40_000)))] == [2, 2]
 
 
