@@ -73,6 +73,10 @@ class Bento:
     def is_ready(self) -> bool:
         return answers_200(f"http://127.0.0.1:{self.operations_port}/ready")
 
+    def publishes(self) -> bool:
+        """Whether a gateway has the broker; being ready does not show it."""
+        return self.is_ready() and self.metric("amqp_publish_connected") == 1
+
     def stop(self) -> None:
         process, self.process = self.process, None
         if process is not None and process.poll() is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from penstock.config.checking_tls import tls_problems, tls_warnings
 from penstock.config.compiling import price, team_owner
 from penstock.config.notation import (
     NANOS_PER_USD,
@@ -53,6 +54,8 @@ def problems(walked: Walked, tree: Tree) -> list[Problem]:
 def warnings(configuration: Configuration, tree: Tree) -> list[Problem]:
     """What is allowed and will surprise; for a configuration without problems."""
     found = [*_too_small(configuration), *_without_effect(configuration)]
+    if configuration.stores is not None:
+        found += tls_warnings(configuration.stores)
     return [Problem(location, message, tree.place(location)) for location, message in found]
 
 
@@ -185,6 +188,9 @@ class _Check:
             yield ("auth", "pepper_previous"), "found it without pepper; write the new one as `pepper: {env: NAME}`"
         yield from self._issuers()
         stores = self._configuration.stores
+        if stores:
+            found = tls_problems(stores)
+            yield from ((at, said) for at, said in found if self._sound(at, at[:2], (*at[:2], "url")))
         for name, schemes in SCHEMES.items() if stores else ():
             scheme = getattr(stores, name).url.partition(":")[0]
             if scheme not in schemes and self._sound(("stores", name), ("stores", name, "url")):

@@ -21,6 +21,7 @@ Port = Annotated[int, Meta(extra={"notation": "port"})]
 Url = Annotated[str, Meta(extra={"notation": "url"})]
 SecureUrl = Annotated[str, Meta(extra={"notation": "secure url"})]
 StoreUrl = Annotated[str, Meta(extra={"notation": "store url"})]
+HostName = Annotated[str, Meta(extra={"notation": "host name"})]
 Size = Annotated[str, Meta(extra={"notation": "size"})]
 
 

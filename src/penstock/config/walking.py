@@ -29,6 +29,7 @@ PORT_MAX = 65_535
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+HOST_NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
 SIZE_PATTERN = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti)$"
 SECRET_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 SECRET_KEY_PATTERN = r"^[A-Za-z0-9._-]{1,253}$"
@@ -113,6 +114,14 @@ def _url(value: Any, schemes: tuple[str, ...]) -> str:
     return str(value).strip()
 
 
+def _host_name(value: Any) -> str:
+    if not re.fullmatch(HOST_NAME_PATTERN, str(value)):
+        raise notation.NotationError(
+            f"found {str(value)[:40]!r}, wanted a name such as `redis.data.svc`; write it alone"
+        )
+    return str(value)
+
+
 def _size(value: Any) -> str:
     if not re.fullmatch(SIZE_PATTERN, str(value)):
         raise notation.NotationError(f"found {str(value)[:40]!r}, wanted a size such as `10Gi`; write Ki, Mi, Gi or Ti")
@@ -190,6 +199,9 @@ NOTATIONS: Final[dict[str, Notation]] = {
         lambda value: _url(value, STORE_SCHEMES),
         "an address such as `redis://redis:6379`",
         {"type": "string", "pattern": rf"^({'|'.join(map(re.escape, STORE_SCHEMES))})://[^@?#]+$"},
+    ),
+    "host name": Notation(
+        _host_name, "a name such as `redis.data.svc`", {"type": "string", "pattern": HOST_NAME_PATTERN}
     ),
     "size": Notation(_size, "a size such as `10Gi`", {"type": "string", "pattern": SIZE_PATTERN}),
 }

@@ -6,15 +6,16 @@ Every setting of a stream is a variable of its environment; the files in ``confi
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from penstock.adapters.processes import free_port
 from penstock.adapters.rabbitmq.topology import queue_name
+from penstock.adapters.tls import Tls
 from penstock.config import Configuration, read_secret
 from penstock.errors import ConfigurationError
 from penstock.wiring.stores import Address, Role, Service, address
@@ -87,8 +88,7 @@ def stream_environment(configuration: Configuration, name: str, environment: Map
     rabbitmq = address(configuration, Service.RABBITMQ, role, environment)
     common = {
         **_redis(redis),
-        "PENSTOCK_RABBITMQ_URL": rabbitmq.url,
-        **_authorities(redis, rabbitmq),
+        "PENSTOCK_RABBITMQ_URL": _for_amqp(rabbitmq),
         **_tracing(configuration, file),
     }
     if role is Role.GATEWAY:
@@ -145,8 +145,8 @@ def _worker(configuration: Configuration, model: str) -> dict[str, str]:
 
 def _redis(found: Address) -> dict[str, str]:
     own = {"PENSTOCK_REDIS_URL": found.urls}
-    if found.is_tls:  # Bento reads it from no scheme
-        own["PENSTOCK_REDIS_TLS"] = "true"
+    if found.is_tls:
+        own |= _redis_tls(found.tls)
     if found.scheme.endswith("+sentinel"):
         return {**own, "PENSTOCK_REDIS_KIND": "failover", "PENSTOCK_REDIS_MASTER": found.path}
     return {**own, "PENSTOCK_REDIS_KIND": "cluster"} if found.scheme.endswith("+cluster") else own
@@ -165,21 +165,53 @@ def _tracing(configuration: Configuration, file: str) -> dict[str, str]:
     }
 
 
-def _authorities(*services: Address) -> dict[str, str]:
-    """Whom a stream trusts instead of the system's: Go takes one file for all, and these only if no folder is named."""
-    files = {each.ca for each in services if each.ca is not None and each.is_tls}
-    if len(files) > 1:
-        names = " and ".join(sorted(str(file) for file in files))
-        raise ConfigurationError(
-            (f"stores: redis.ca and rabbitmq.ca are {names}, and a stream takes one file; put both into one",)
-        )
-    return (
-        {"SSL_CERT_FILE": str(file.absolute()), "SSL_CERT_DIR": os.devnull} if (file := next(iter(files), None)) else {}
-    )
+def _redis_tls(tls: Tls) -> dict[str, str]:
+    """Bento reads TLS from no scheme, and its files from its configuration."""
+    if tls.server_name is not None:
+        fix = "write the name that the certificate has into the address, and remove stores.redis.server_name"
+        raise ConfigurationError((f"stores.redis.server_name: a stream of Bento checks the address's own name; {fix}",))
+    own = {"PENSTOCK_REDIS_TLS": "true"}
+    if tls.ca is not None:
+        own["PENSTOCK_REDIS_CA"] = str(tls.ca.absolute())
+    if tls.certificate is not None and tls.key is not None:
+        pair = {"cert_file": str(tls.certificate.absolute()), "key_file": str(tls.key.absolute())}
+        own["PENSTOCK_REDIS_CERTIFICATES"] = json.dumps([pair])
+    return own
+
+
+def _for_amqp(found: Address) -> str:
+    """The URL as Go's client wants it, which reads files and name from its query."""
+    tls = found.tls
+    query = {
+        "cacertfile": tls.ca,
+        "certfile": tls.certificate,
+        "keyfile": tls.key,
+        "server_name_indication": tls.server_name,
+    }
+    return found.url + _query(query) if found.is_tls else found.url
 
 
 def _for_libpq(found: Address) -> str:
     """The URL as Go's driver wants it, which insists on TLS unless it is told not to."""
-    if found.ca is None:
+    tls = found.tls
+    if tls.ca is None:
         return f"{found.url}?sslmode=disable"
-    return f"{found.url}?sslmode=verify-full&sslrootcert={quote(str(found.ca))}"
+    query: dict[str, Path | str | None] = {
+        "sslmode": "verify-full",
+        "sslrootcert": tls.ca,
+        "sslcert": tls.certificate,
+        "sslkey": tls.key,
+    }
+    if tls.server_name is None:
+        return found.url + _query(query)
+    return replace(found, host=tls.server_name).url + _query({**query, "hostaddr": found.host})
+
+
+def _query(values: Mapping[str, Path | str | None]) -> str:
+    """What is given, as the end of a URL; paths as they are from anywhere."""
+    given = {
+        name: str(value.absolute() if isinstance(value, Path) else value)
+        for name, value in values.items()
+        if value is not None
+    }
+    return f"?{urlencode(given, quote_via=quote)}" if given else ""

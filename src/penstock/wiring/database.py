@@ -35,7 +35,7 @@ def cluster_engine(
         found.location,
         username=found.username,
         password=found.password,
-        ca=None if found.ca is None else str(found.ca),
+        tls=found.tls,
         application=f"penstock {role or 'setup'}",
         options=options,
         connections_max=connections_max,

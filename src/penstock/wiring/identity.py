@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from penstock.adapters.http import HttpClient
 from penstock.adapters.openid import KeySet, TokenVerifier, Trust
+from penstock.adapters.tls import Tls
 from penstock.config import Configuration
 from penstock.config.identity_settings import Issuer as WrittenIssuer
 from penstock.lanes.subjects import Issuer, Subjects
@@ -23,9 +25,13 @@ async def open_subjects(configuration: Configuration, clock: Clock) -> AsyncIter
     if not written:
         yield None
         return
-    ca_files = {each.jwks: each.ca.file for each in written.values() if each.ca is not None}
+    own = {
+        each.jwks: Tls(setting=f"auth.issuers.{name}", ca=Path(each.ca.file))
+        for name, each in written.items()
+        if each.ca is not None
+    }
     async with AsyncExitStack() as parts:
-        client = HttpClient(ca_files=ca_files, connections_max=CONNECTIONS_MAX)
+        client = HttpClient(tls=own, connections_max=CONNECTIONS_MAX)
         parts.push_async_callback(client.close)
         trusts = {}
         for name, each in written.items():

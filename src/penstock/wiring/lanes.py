@@ -17,7 +17,7 @@ from penstock.lanes.realtime import RealtimeLane
 from penstock.lanes.repeating import Repeating
 from penstock.ports import Answers, Clock, Observer, QuotaStore, Spool
 from penstock.quota.definitions import Overrun
-from penstock.wiring.models import ca_files, local_model_name, served_models
+from penstock.wiring.models import local_model_name, served_models, upstream_tls
 from penstock.wiring.places import Places
 
 
@@ -103,7 +103,7 @@ async def model_servers(configuration: Configuration, places: Places) -> AsyncIt
             )
             parts.push_async_callback(local.stop)
             local_url = await local.start()
-        client = HttpClient(ca_files=ca_files(configuration))
+        client = HttpClient(tls=upstream_tls(configuration))
         parts.push_async_callback(client.close)
         yield ModelServers(client, served_models(configuration, local_url=local_url, environment=os.environ))
 

@@ -15,7 +15,7 @@ from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.metrics import Metrics
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.config import Configuration
-from penstock.wiring.doctoring.references import files_in
+from penstock.wiring.doctoring.references import certificates_in
 from penstock.wiring.governing import Governing
 from penstock.wiring.readiness import FallibleStore
 from penstock.wiring.stores import Service
@@ -44,7 +44,9 @@ def show_surroundings(
         governing: Where definitions are kept up to date. In a cluster they come from PostgreSQL.
         quota: In Redis.
     """
-    files = {path: Path(reference.file) for path, reference in files_in(configuration)}  # may be replaced at any time
+    files = {
+        path: Path(reference.file) for path, reference in certificates_in(configuration)
+    }  # may be replaced at any time
     gauges.read(CERTIFICATE_EXPIRY, lambda: {(path,): expiry_s(file) for path, file in files.items()})
     stores: dict[Service, Callable[[], bool]] = {}
     if quota is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from penstock.adapters.tls import Tls
 from penstock.config import Configuration, read_secret, settings
 from penstock.config.notation import parse_units
 from penstock.config.settings import LOCAL
@@ -44,11 +46,11 @@ def served_models(
     }
 
 
-def ca_files(configuration: Configuration) -> dict[str, str]:
-    """The certificate file of each upstream that has its own, by its URL."""
+def upstream_tls(configuration: Configuration) -> dict[str, Tls]:
+    """How each upstream that has its own authority is spoken with, by its URL."""
     return {
-        upstream.url: upstream.ca.file
-        for model in configuration.models.values()
+        upstream.url: Tls(setting=f"models.{name}.upstream", ca=Path(upstream.ca.file))
+        for name, model in configuration.models.items()
         for upstream in model.upstreams
         if upstream.ca is not None
     }

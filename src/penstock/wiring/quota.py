@@ -21,7 +21,7 @@ def redis_address(configuration: Configuration, role: Role | None) -> Address:
         ConfigurationError: A reference leads nowhere.
     """
     found = address(configuration, Service.REDIS, role, os.environ)
-    return read_address(found.location, username=found.username, password=found.password, ca=found.ca)
+    return read_address(found.location, username=found.username, password=found.password, tls=found.tls)
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def open_quota(configuration: Configuration, role: Role) -> AsyncIterator[
     """
     found = address(configuration, Service.REDIS, role, os.environ)
     async with open_store(
-        found.location, username=found.username, password=found.password, ca=found.ca, name=f"penstock-{role}"
+        found.location, username=found.username, password=found.password, tls=found.tls, name=f"penstock-{role}"
     ) as store:
         yield store
 

@@ -101,7 +101,7 @@ async def serve_cluster(
         metrics.process.read(SPOOL_ENTRIES, lambda: {(): spool.waiting})
         show_surroundings(metrics.process, configuration, governing=governing, quota=quota)
         jobs = SqlJobs(engine)
-        client = HttpClient(ca_files={})
+        client = HttpClient()
         parts.push_async_callback(client.close)
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
         once = await parts.enter_async_context(repeating(lane, jobs, quota, clock, is_alone=False, reached=reached))

@@ -8,8 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from penstock.adapters.tls import Tls
 from penstock.config import Configuration, read_secret
-from penstock.config.settings import Accounts, Store
+from penstock.config.store_settings import Accounts, Store
+from penstock.config.values import FileReference
 from penstock.errors import ConfigurationError
 
 USER_PREFIX = "penstock_"
@@ -51,7 +53,7 @@ class Address:
 
     Args:
         path: Of the URL, without its slash: a database's number or name, or a virtual host.
-        ca: File of the certificates to trust; None for the system's.
+        tls: How TLS is spoken there, if it is.
         others: More hosts and ports, of ``redis+sentinel`` and ``redis+cluster``.
     """
 
@@ -61,13 +63,13 @@ class Address:
     path: str
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    ca: Path | None = None
+    tls: Tls = field(default_factory=Tls)
     others: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_tls(self) -> bool:
         """Whether the scheme asks for TLS; PostgreSQL does where there is a ``ca``."""
-        return self.scheme.partition("+")[0] in _TLS or (self.scheme == "postgresql" and self.ca is not None)
+        return self.scheme.partition("+")[0] in _TLS or (self.scheme == "postgresql" and self.tls.ca is not None)
 
     @property
     def location(self) -> str:
@@ -131,7 +133,7 @@ def address(
         path=parts.path.strip("/"),
         username=username,
         password=password,
-        ca=Path(store.ca.file) if store.ca is not None else None,
+        tls=_tls(f"stores.{service}", store),
     )
 
 
@@ -153,6 +155,20 @@ def accounts(configuration: Configuration, service: Service, environment: Mappin
             raise ConfigurationError((f"{what}: {service} has no user of this kind; it has {used}: remove it",))
         found[role] = read_secret(reference, environment=environment, what=what)
     return found
+
+
+def _tls(setting: str, store: Store) -> Tls:
+    return Tls(
+        setting=setting,
+        ca=_path(store.ca),
+        certificate=_path(store.certificate),
+        key=_path(store.key),
+        server_name=store.server_name,
+    )
+
+
+def _path(reference: FileReference | None) -> Path | None:
+    return None if reference is None else Path(reference.file)
 
 
 def _store(configuration: Configuration, service: Service) -> Store:

@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from penstock.adapters.http import HttpClient
+from penstock.adapters.tls import Tls
 from penstock.errors import UpstreamUnreachable
 from tests.adapters.http.conftest import Run
 from tests.adapters.http.servers import answering, ask, read_request, serving
@@ -234,7 +235,7 @@ def test_certificate_of_the_given_authority_is_trusted_and_others_are_not(run: R
     async def main() -> None:
         async with serving(answering(CHUNKED), context) as server:
             request = ask(server.port, url=f"https://localhost:{server.port}/v1/chat/completions")
-            trusting = HttpClient(ca_files={f"https://localhost:{server.port}": str(ca_file)})
+            trusting = HttpClient(tls={f"https://localhost:{server.port}": Tls(ca=ca_file)})
             for _ in range(2):
                 response = await trusting.open(request)
                 assert await response.read(100) == b"abcde"
@@ -244,7 +245,7 @@ def test_certificate_of_the_given_authority_is_trusted_and_others_are_not(run: R
             with pytest.raises(UpstreamUnreachable, match="certificate is not trusted"):
                 await doubting.open(request)
             other_name = ask(server.port, url=f"https://127.0.0.1:{server.port}/")
-            misled = HttpClient(ca_files={f"https://127.0.0.1:{server.port}": str(ca_file)})
+            misled = HttpClient(tls={f"https://127.0.0.1:{server.port}": Tls(ca=ca_file)})
             with pytest.raises(UpstreamUnreachable, match="certificate is not trusted"):
                 await misled.open(other_name)
 

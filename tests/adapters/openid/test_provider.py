@@ -14,6 +14,7 @@ import trustme
 
 from penstock.adapters.http import HttpClient
 from penstock.adapters.openid import KeySet, TokenVerifier, Trust
+from penstock.adapters.tls import Tls
 from penstock.lanes.subjects import TokenRefused, Verified
 from tests.adapters.openid.provider import AUDIENCE, Provider
 
@@ -52,7 +53,7 @@ class Desk:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[TokenVerifier]:
-        client = HttpClient(ca_files={self.provider.url: str(self.authority)})
+        client = HttpClient(tls={self.provider.url: Tls(ca=self.authority)})
         self.keys = KeySet(client, f"{self.provider.url}/jwks", self.clock.monotonic_s)
         trust = Trust(name="corp", audience=self.audience, algorithms=self.algorithms, keys=self.keys)
         try:

@@ -17,6 +17,7 @@ from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.checking import check_server, server_problems
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.library import SOURCE, VERSION
+from penstock.adapters.tls import Tls
 from penstock.errors import ConfigurationError, StoreUnavailable
 from penstock.quota import Inspect, NotReady
 from tests.system.services import Redis, free_port
@@ -119,9 +120,9 @@ def test_a_store_reaches_redis_over_tls_and_trusts_only_its_own_authority(tmp_pa
     url = f"rediss://127.0.0.1:{port}"
     try:
         asked(service.url, load_library)
-        assert started(url, ca=tmp_path / "ca.pem") == NotReady()
+        assert started(url, tls=Tls(ca=tmp_path / "ca.pem")) == NotReady()
         with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-            started(url, ca=tmp_path / "other.pem")
+            started(url, tls=Tls(ca=tmp_path / "other.pem"))
     finally:
         service.stop()
 

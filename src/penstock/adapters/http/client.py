@@ -18,6 +18,7 @@ from typing import Final
 from penstock.adapters.http.addresses import Address, Origin, parse_address, request_head
 from penstock.adapters.http.connection import Connection
 from penstock.adapters.http.response import Response
+from penstock.adapters.tls import Tls
 from penstock.errors import UpstreamTimeout, UpstreamUnreachable
 from penstock.ports import UpstreamRequest
 
@@ -61,8 +62,8 @@ class HttpClient:
     """An HTTP/1.1 client for a few origins that are called again and again.
 
     Args:
-        ca_files: Origin as ``https://host:port`` to a PEM file of the authorities trusted for it alone; for every
-            other origin the system's are.
+        tls: Origin as ``https://host:port`` to how TLS is spoken with it alone; with every other origin the system's
+            authorities are trusted.
         connections_max: Per origin; one more is ``UpstreamUnreachable``.
         idle_max: Per origin, how many are kept without a request; ``idle_s`` for how long.
     """
@@ -70,15 +71,14 @@ class HttpClient:
     def __init__(
         self,
         *,
-        ca_files: Mapping[str, str] | None = None,
+        tls: Mapping[str, Tls] | None = None,
         connections_max: int = 1024,
         idle_max: int = 256,
         idle_s: float = 2.0,
     ) -> None:
-        self._contexts = {
-            str(parse_address(origin).origin): ssl.create_default_context(cafile=path)
-            for origin, path in (ca_files or {}).items()
-        }
+        own = {str(parse_address(origin).origin): each for origin, each in (tls or {}).items()}
+        self._contexts = {origin: each.context() for origin, each in own.items()}
+        self._names = {origin: each.server_name for origin, each in own.items()}
         self._system_context: ssl.SSLContext | None = None
         self._connections_max = connections_max
         self._idle_max = idle_max
@@ -135,6 +135,7 @@ class HttpClient:
                     origin.host,
                     origin.port,
                     ssl=self._context(origin) if origin.tls else None,
+                    server_hostname=(self._names.get(str(origin)) or origin.host) if origin.tls else None,
                 )
         except TimeoutError as error:
             raise UpstreamTimeout(

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from penstock.adapters.sql.database import revision, to_json
 from penstock.adapters.sql.migrations import revisions
+from penstock.adapters.tls import Tls
 from penstock.errors import StoreUnavailable
 
 CONNECT_S = 5
@@ -28,7 +29,7 @@ def open_engine(
     *,
     username: str | None = None,
     password: str | None = None,
-    ca: str | None = None,
+    tls: Tls | None = None,
     application: str = "penstock",
     options: str = "",
     connections_max: int = CONNECTIONS_MAX,
@@ -38,8 +39,8 @@ def open_engine(
     Args:
         url: ``postgresql://host:port/database``; libpq's parameters may follow a ``?``.
         username: Account; that of the URL if None. ``password`` alike.
-        ca: Path of the certificates (PEM) that vouch for the server. With it the connection is encrypted and the
-            server's name is checked; without it the URL's ``sslmode`` decides.
+        tls: With a ``ca`` the connection is encrypted and the server's name is checked; without it the URL's
+            ``sslmode`` decides. With a ``server_name`` the URL's host must be an IP address.
         application: What ``pg_stat_activity`` shows.
         options: Settings of each session, as in ``-c idle_session_timeout=10s``.
     """
@@ -49,14 +50,23 @@ def open_engine(
         username=username or given.username,
         password=password or given.password,
     )
+    if tls is not None and tls.server_name is not None:  # libpq checks the name of `host`, and goes to `hostaddr`
+        target = target.set(host=tls.server_name).update_query_dict({"hostaddr": given.host or ""})
     settings = {
         "connect_timeout": str(CONNECT_S),
         "tcp_user_timeout": str(SILENT_MS),
         "application_name": application,
-        **({"sslmode": "verify-full", "sslrootcert": ca} if ca else {}),
+        **_secured(tls),
         **({"options": options} if options else {}),
     }
     return _engine(target.update_query_dict(settings), connections_max=connections_max)
+
+
+def _secured(tls: Tls | None) -> dict[str, str]:
+    if tls is None or tls.ca is None:
+        return {}
+    own = {"sslcert": str(tls.certificate), "sslkey": str(tls.key)} if tls.certificate is not None else {}
+    return {"sslmode": "verify-full", "sslrootcert": str(tls.ca), **own}
 
 
 def elsewhere(engine: Engine, database: str) -> Engine:
@@ -118,7 +128,9 @@ def _translated(context: ExceptionContext) -> None:
         return
     if context.connection is None or context.is_disconnect:
         reason = " ".join(str(context.original_exception).split())
+        fix = "check that it runs, and stores.postgresql"
+        if "valid client certificate" in reason:
+            fix = "give `certificate` and `key` of stores.postgresql, of an authority that the server trusts"
         raise StoreUnavailable(
-            f"PostgreSQL does not answer, database {named(context.engine.url)}: {reason}; "
-            "check that it runs, and stores.postgresql"
+            f"PostgreSQL does not answer, database {named(context.engine.url)}: {reason}; {fix}"
         ) from context.original_exception

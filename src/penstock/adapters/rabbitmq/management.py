@@ -72,9 +72,11 @@ class ManagementApi:
             finally:
                 response.close()
         except UpstreamError as error:
+            fix = "check stores.rabbitmq.management, and that the plugin rabbitmq_management is enabled"
+            if self._url.startswith("https:"):
+                fix = f"{fix}; if it asks for certificates, give `certificate` and `key` of stores.rabbitmq"
             raise StoreUnavailable(
-                f"RabbitMQ's management API at {self._url} cannot be used: {error}; check stores.rabbitmq.management, "
-                "and that the plugin rabbitmq_management is enabled"
+                f"RabbitMQ's management API at {self._url} cannot be used: {error}; {fix}"
             ) from error
         answer = msgspec.json.decode(data) if data and response.status != 404 else None
         if response.status >= 400 and response.status != 404:

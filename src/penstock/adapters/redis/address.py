@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from penstock.adapters.tls import Tls
 
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -26,7 +27,8 @@ class Address:
     """One Redis and one account of it.
 
     Args:
-        tls: Set for ``rediss://``.
+        tls: Set for ``rediss://``; ``server_name`` is what each server's certificate must name, its host if None.
+        shows_certificate: Whether ``tls`` has one of ours for a server that asks.
         username: None with a password is the user ``default``.
         others: More sentinels, or more nodes of a cluster, to be asked beside ``host``.
         service: What the sentinels call the primary.
@@ -36,6 +38,8 @@ class Address:
     port: int = PORT
     database: int = 0
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    server_name: str | None = None
+    shows_certificate: bool = False
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     kind: Kind = Kind.SINGLE
@@ -51,6 +55,10 @@ class Address:
         """One server, with the same account."""
         return replace(self, host=host, port=port, kind=Kind.SINGLE, others=(), service="")
 
+    def certified(self, host: str) -> str | None:
+        """The name that the certificate of one of the servers must have; None without TLS."""
+        return (self.server_name or host) if self.tls else None
+
     def __str__(self) -> str:
         scheme = "rediss" if self.tls else "redis"
         if self.kind is not Kind.SINGLE:
@@ -61,7 +69,7 @@ class Address:
 
 
 def read_address(
-    url: str, *, username: str | None = None, password: str | None = None, ca: Path | None = None
+    url: str, *, username: str | None = None, password: str | None = None, tls: Tls | None = None
 ) -> Address:
     """An address from ``redis[s]://[user[:password]@]host[:port][/database]``, or of several servers.
 
@@ -71,11 +79,11 @@ def read_address(
 
     Args:
         username: Goes before the URL's, as ``password`` does.
-        ca: Certificates (PEM) that vouch for the server instead of the system's.
+        tls: How ``rediss`` is spoken: the system's authorities, and no certificate of ours, if None.
 
     Raises:
         ValueError: The URL is of another scheme, names no host, or names sentinels without a service.
-        OSError: ``ca`` cannot be read.
+        ConfigurationError: A file of ``tls`` cannot be used.
 
     Example:
         >>> str(read_address("redis://127.0.0.1/2", username="penstock_api"))
@@ -97,11 +105,14 @@ def read_address(
     if kind is Kind.SENTINEL and not path:
         raise ValueError(f"{parts.scheme}://{hosts} does not say what the sentinels call the primary; add /<service>")
     own, _, secret = account.partition(":")
+    secured = tls or Tls()
     return Address(
         host=places[0][0],
         port=places[0][1],
         database=int(path or 0) if kind is Kind.SINGLE else 0,
-        tls=ssl.create_default_context(cafile=ca) if scheme == "rediss" else None,
+        tls=secured.context() if scheme == "rediss" else None,
+        server_name=secured.server_name,
+        shows_certificate=secured.certificate is not None,
         username=username or unquote(own) or None,
         password=password or unquote(secret) or None,
         kind=kind,

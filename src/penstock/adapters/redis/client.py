@@ -34,6 +34,7 @@ _USELESS = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAG
 _FAULTS = (OSError, WireLost)  # a TimeoutError is an OSError
 
 
+_ASKS: Final = "if it asks for certificates of its clients, give `certificate` and `key` of stores.redis"
 _ELSEWHERE = b"elsewhere"
 Greet = Callable[[Wire], Awaitable[None]]
 Restarted = Callable[[Wire, Callable[[str], bool]], Awaitable[None]]
@@ -156,13 +157,17 @@ class RedisClient:
             at = self._address if self._address.kind is Kind.SINGLE else await find_primary(self._address)
             _, wire = await loop.create_connection(
                 lambda: Wire(bound_s=self._bound_s), at.host, at.port, ssl=at.tls,
-                server_hostname=at.host if at.tls else None,
+                server_hostname=at.certified(at.host),
             )  # fmt: skip
             try:
                 run_id = await self._introduced(wire)
             except Refusal as refusal:
                 wire.close()
                 raise WireLost(_refused(refusal)) from refusal
+            except WireLost as lost:  # a server that asks for a certificate ends what comes without, seldom saying why
+                if at.tls is None or at.shows_certificate:
+                    raise
+                raise WireLost(f"{lost}; {_ASKS}") from lost
             except BaseException:
                 wire.close()
                 raise

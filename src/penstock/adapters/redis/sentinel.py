@@ -38,7 +38,7 @@ async def _asked(address: Address, host: str, port: int) -> Any:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(ASK_S):
         _, wire = await loop.create_connection(
-            lambda: Wire(bound_s=ASK_S), host, port, ssl=address.tls, server_hostname=host if address.tls else None
+            lambda: Wire(bound_s=ASK_S), host, port, ssl=address.tls, server_hostname=address.certified(host)
         )
         try:
             return await wire.send(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service))

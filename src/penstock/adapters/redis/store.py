@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from penstock.adapters.redis.address import Address, read_address
@@ -22,6 +21,7 @@ from penstock.adapters.redis.cluster import client_of, find_primaries
 from penstock.adapters.redis.retelling import Retelling
 from penstock.adapters.redis.translating import read_answer, write_call
 from penstock.adapters.redis.wire import Refusal, Wire
+from penstock.adapters.tls import Tls
 from penstock.errors import StoreUnavailable
 from penstock.quota.operations import Call, Define, Inspect
 
@@ -139,7 +139,7 @@ async def open_store(
     *,
     username: str | None = None,
     password: str | None = None,
-    ca: Path | None = None,
+    tls: Tls | None = None,
     name: str = "penstock",
     bound_s: float = BOUND_S,
     tells_again: bool = True,
@@ -149,13 +149,13 @@ async def open_store(
     Args:
         url: See ``read_address``.
         username: Of an account that ``penstock setup`` made; goes before the URL's, as ``password`` does.
-        ca: Certificates (PEM) that vouch for the server instead of the system's.
+        tls: See ``read_address``.
         bound_s: See ``RedisStore``, as for ``tells_again``.
 
     Raises:
         ConfigurationError, StoreUnavailable: See ``RedisStore.start``.
     """
-    address = read_address(url, username=username, password=password, ca=ca)
+    address = read_address(url, username=username, password=password, tls=tls)
     store = RedisStore(address, name=name, bound_s=bound_s, tells_again=tells_again)
     try:
         await store.start()

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from penstock.adapters.tls import Tls
 from penstock.config import Configuration
 from penstock.config.values import FileReference
+from penstock.errors import ConfigurationError
 from penstock.lanes.diagnosis import Finding, warning, wrong
 from penstock.wiring.doctoring.patient import Patient
-from penstock.wiring.doctoring.references import files_in
+from penstock.wiring.doctoring.references import certificates_in
 from penstock.wiring.stores import Address, Service, address
 
 SOON_DAYS = 30
@@ -29,8 +31,9 @@ async def check_certificates(patient: Patient) -> list[Finding]:
     """None has expired or will within 30 days, and each is of the name by which its service is reached."""
     now = datetime.fromtimestamp(patient.clock.now_ms() / 1000, tz=UTC)
     findings: list[Finding] = []
-    for path, reference in files_in(patient.configuration):
+    for path, reference in certificates_in(patient.configuration):
         findings += _in_file(path, Path(reference.file), now)
+    findings += _pairs(patient)
     shown = [_shown(name, at, now) for name, at in _places(patient)]
     for found in await asyncio.gather(*shown):
         findings += found
@@ -47,6 +50,19 @@ def _in_file(path: str, file: Path, now: datetime) -> list[Finding]:
         for each in found
         for finding in judged(f"{path}: {each.subject.rfc4514_string()} in {file}", each.not_valid_after_utc, now)
     ]
+
+
+def _pairs(patient: Patient) -> list[Finding]:
+    """What is wrong between each certificate of ours and its key."""
+    findings = []
+    for service in Service if patient.configuration.stores is not None else ():
+        found = address(patient.configuration, service, patient.role(service), patient.environment)
+        try:
+            if found.tls.key is not None:
+                found.tls.context()
+        except ConfigurationError as error:
+            findings += [wrong("certificates", *problem.rsplit("; ", 1)) for problem in error.problems]
+    return findings
 
 
 def judged(name: str, ends: datetime, now: datetime) -> list[Finding]:
@@ -72,25 +88,31 @@ def _places(patient: Patient) -> Iterator[tuple[str, Address]]:
         for service in Service:
             found = address(configuration, service, patient.role(service), patient.environment)
             for host, port in ((found.host, found.port), *found.others) if found.is_tls else ():
-                yield f"stores.{service}.url", Address(scheme=found.scheme, host=host, port=port, path="", ca=found.ca)
-        broker = configuration.stores.rabbitmq
-        yield from _of_url("stores.rabbitmq.management", broker.management, broker.ca)
+                yield (
+                    f"stores.{service}.url",
+                    Address(scheme=found.scheme, host=host, port=port, path="", tls=found.tls),
+                )
+        broker = address(configuration, Service.RABBITMQ, patient.role(Service.RABBITMQ), patient.environment)
+        yield from _of_url("stores.rabbitmq.management", configuration.stores.rabbitmq.management, broker.tls)
     yield from _of_models(configuration)
 
 
 def _of_models(configuration: Configuration) -> Iterator[tuple[str, Address]]:
     for name, model in configuration.models.items():
         for upstream in model.upstreams:
-            yield from _of_url(f"models.{name}.upstream", upstream.url, upstream.ca)
+            yield from _of_url(f"models.{name}.upstream", upstream.url, _authority(upstream.ca))
     for name, issuer in configuration.auth.issuers.items():
-        yield from _of_url(f"auth.issuers.{name}.jwks", issuer.jwks, issuer.ca)
+        yield from _of_url(f"auth.issuers.{name}.jwks", issuer.jwks, _authority(issuer.ca))
 
 
-def _of_url(name: str, url: str, ca: FileReference | None) -> Iterator[tuple[str, Address]]:
+def _authority(ca: FileReference | None) -> Tls:
+    return Tls(ca=None if ca is None else Path(ca.file))
+
+
+def _of_url(name: str, url: str, tls: Tls) -> Iterator[tuple[str, Address]]:
     parts = urlsplit(url)
     if parts.scheme == "https":
-        file = None if ca is None else Path(ca.file)
-        yield name, Address(scheme="https", host=parts.hostname or "", port=parts.port or 443, path="", ca=file)
+        yield name, Address(scheme="https", host=parts.hostname or "", port=parts.port or 443, path="", tls=tls)
 
 
 async def _shown(name: str, at: Address, now: datetime) -> list[Finding]:
@@ -100,22 +122,23 @@ async def _shown(name: str, at: Address, now: datetime) -> list[Finding]:
         async with asyncio.timeout(CONNECT_S):
             certificate = await _certificate(at)
     except ssl.SSLCertVerificationError as error:
-        return [wrong("certificates", f"{where}: {error.verify_message}", f"a certificate for {at.host}, or its `ca`")]
-    except (OSError, asyncio.IncompleteReadError):
+        fix = f"a certificate for {at.tls.server_name or at.host}, or its `ca`"
+        return [wrong("certificates", f"{where}: {error.verify_message}", fix)]
+    except (ConfigurationError, OSError, asyncio.IncompleteReadError):
         return []
     return judged(where, certificate.not_valid_after_utc, now)
 
 
 async def _certificate(at: Address) -> x509.Certificate:
-    context = ssl.create_default_context(cafile=at.ca)
+    context, certified = at.tls.context(), at.tls.server_name or at.host
     is_postgresql = at.scheme == "postgresql"
-    secured, name = (None, None) if is_postgresql else (context, at.host)
+    secured, name = (None, None) if is_postgresql else (context, certified)
     reader, writer = await asyncio.open_connection(at.host, at.port, ssl=secured, server_hostname=name)
     try:
         if is_postgresql:
             writer.write(_ASK_POSTGRESQL_FOR_TLS)
             await reader.readexactly(1)
-            await writer.start_tls(context, server_hostname=at.host)
+            await writer.start_tls(context, server_hostname=certified)
         return x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
     finally:
         writer.close()

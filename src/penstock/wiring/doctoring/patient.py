@@ -17,7 +17,7 @@ from penstock.adapters.redis.cluster import find_primaries
 from penstock.adapters.redis.store import GOVERNING_S
 from penstock.adapters.sql import database as sqlite
 from penstock.config import Configuration, read_secret
-from penstock.config.settings import Store
+from penstock.config.store_settings import Store
 from penstock.errors import ConfigurationError, StoreUnavailable
 from penstock.ports import Clock
 from penstock.wiring.broker import open_management

@@ -25,6 +25,13 @@ def files_in(configuration: Configuration) -> Iterator[tuple[str, FileReference]
             yield path, found
 
 
+def certificates_in(configuration: Configuration) -> Iterator[tuple[str, FileReference]]:
+    """The same without the private keys, which have no end."""
+    for path, found in files_in(configuration):
+        if not path.endswith(".key"):
+            yield path, found
+
+
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Secret | FileReference):
         yield path, value
