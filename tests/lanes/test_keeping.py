@@ -44,6 +44,11 @@ class Store:
     async def trim(self, _through: Mapping[int, str]) -> int:
         return 0
 
+    async def of_reservation(self, _organisation: str, _reservation: str) -> list[Any]:
+        raise AssertionError("nothing is posted")
+
+    may_have = of_reservation
+
     async def unsettled(self, **_bounds: int) -> list[Any]:
         await asyncio.Event().wait()
         return []

@@ -290,6 +290,10 @@ class OutboxPort:
         entries = self._quota.outbox[:count_max]
         return {0: entries} if entries else {}
 
+    async def may_have(self, organisation: str, reservation: str) -> bool:
+        await self._life.wait(self._quota.faults.delay_s())
+        return any(each.event.reservation == reservation for each in self._quota.outbox)
+
     async def trim(self, through: Mapping[int, str]) -> int:
         await self._life.wait(self._quota.faults.delay_s())
         before = len(self._quota.outbox)

@@ -11,10 +11,14 @@ from pathlib import Path
 from random import Random
 
 import httpx2 as httpx
+import msgspec
 import pytest
 
+from penstock.adapters.redis.translating import keys_of
 from penstock.adapters.spooling import CRASH_POINTS
-from penstock.quota.events import Event, EventKind
+from penstock.adapters.spooling.spool import Kept
+from penstock.quota.events import Event, EventKind, Usage
+from penstock.quota.operations import Settle, Settled
 from tests.counts import count
 from tests.system.clusters import until
 from tests.system.keepers import World
@@ -113,7 +117,7 @@ def test_a_settle_is_charged_once_wherever_the_service_is_killed_on_its_way_to_r
         finally:
             if service.process is not None and service.process.poll() is None:
                 service.kill()
-        assert (world.folder / "data" / "spool.jsonl").read_bytes() == b"", point
+        assert spooled(world) == b"", point
         rows = charged(world)
         assert len({event.reservation for event in rows}) == len(rows) == number, point
         assert rows[-1].usage.completion == TOKENS, point
@@ -122,3 +126,73 @@ def test_a_settle_is_charged_once_wherever_the_service_is_killed_on_its_way_to_r
 
 def asked_models(url: str, key: str) -> int:
     return httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"}, trust_env=False).status_code
+
+
+def test_a_settle_whose_hold_redis_forgot_is_charged_once_after_the_rebuild(world: World) -> None:
+    keeper = world.keeper("--rebuild-s", "0")
+    until(world.is_ready)
+    key = a_key(world)
+    service = served(world, crash_at="spool-synced:1")
+    until(lambda: asked_models(service.url, key) == 200)
+    assert ask_and_lose_redis(world, service, key) == 0
+    killed(service)
+    world.redis.start()
+    world.asks("FLUSHALL")
+    until(world.is_ready)
+    assert holds(world) == 0
+    service = served(world)
+    try:
+        until(lambda: len(charged(world)) > 0)
+        until(lambda: spooled(world) == b"")
+        assert service.stop() == 0
+    finally:
+        service.kill()
+    (row,) = charged(world)
+    assert (row.kind, row.usage.completion) == (EventKind.POSTED, TOKENS)
+    world.command("audit")
+    assert keeper.stop() == 0
+
+
+def test_a_settle_that_had_arrived_is_not_charged_again_when_redis_has_forgotten_it(world: World) -> None:
+    """Of one the event is in the ledger, of the other it waits in the outbox while no keeper runs."""
+    keeper = world.keeper()
+    until(world.is_ready)
+    first = a_settled(world)
+    until(lambda: len(charged(world)) == 1)
+    assert keeper.stop() == 0
+    second = a_settled(world)
+    data = world.folder / "data"
+    data.mkdir(exist_ok=True)
+    (data / "spool.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (first, second)))
+    _, reservations, deadlines, *_ = (key.decode() for key in keys_of("acme"))
+    for each in (first, second):
+        assert world.asks("HDEL", reservations, each.reserve.reservation) == 1
+        world.asks("ZREM", deadlines, each.reserve.reservation)
+    service = served(world)
+    try:
+        until(lambda: "on its way to the ledger" in service.log.read_text())
+        assert world.waiting() == 1, "the second one alone, and once"
+        keeper = world.keeper()
+        until(lambda: spooled(world) == b"")
+        assert service.stop() == 0
+    finally:
+        service.kill()
+    assert sorted(row.reservation for row in charged(world)) == [
+        first.reserve.reservation, second.reserve.reservation
+    ]  # fmt: skip
+    world.command("audit")
+    assert keeper.stop() == 0
+
+
+def a_settled(world: World) -> Kept:
+    """A request that was charged, as its process would have it in its spool, had it heard nothing of that."""
+    reserve = world.reserve()
+    settle = Settle(
+        organisation="acme", caller_now_ms=reserve.caller_now_ms, reservation=reserve.reservation, usage=Usage(10, 5)
+    )
+    assert isinstance(world.applied(reserve, settle)[1], Settled)
+    return Kept(reserve=reserve, settle=settle)
+
+
+def spooled(world: World) -> bytes:
+    return (world.folder / "data" / "spool.jsonl").read_bytes()

@@ -19,17 +19,17 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from penstock.errors import Deposed, StoreUnavailable
+from penstock.lanes.posting import Posting
 from penstock.lanes.rebuilding import Rebuilder
 from penstock.ports import Clock, Kept, QuotaStore
 from penstock.quota.definitions import Definitions
-from penstock.quota.events import Event, EventKind, Usage
+from penstock.quota.events import Event, Usage
 from penstock.quota.operations import (
     Define,
     Done,
     Duplicate,
     Invalid,
     NotReady,
-    Post,
     Refused,
     Reserve,
     Settle,
@@ -96,6 +96,10 @@ class Outbox(Protocol):
 
     async def trim(self, through: Mapping[int, str]) -> int:
         """Remove each partition's entries up to and including an id."""
+        ...
+
+    async def may_have(self, organisation: str, reservation: str) -> bool:
+        """Whether an event of a reservation waits, as far as can be told."""
         ...
 
 
@@ -223,6 +227,7 @@ class Keeper:
         self._clock = clock
         self._definitions = definitions
         self._rebuilder = rebuilder
+        self._posting = Posting(quota, clock, books.of_reservation, outbox.may_have)
         self._kept = kept
         self._lease_s = lease_s
         self._wrote = wrote
@@ -378,24 +383,9 @@ class Keeper:
         answer: Any = await self._quota.apply(
             Settle(organisation=result.organisation, caller_now_ms=now_ms, reservation=result.job, usage=result.usage)
         )
-        return await self._post(result, result.usage) if isinstance(answer, Unknown) else answer
-
-    async def _post(self, result: UnsettledResult, usage: Usage) -> Any:
-        rows = await self._books.of_reservation(result.organisation, result.job)
-        if any(row.kind in (EventKind.POSTED, EventKind.LATE, EventKind.VOIDED) for row in rows):
-            return Done()  # it was settled, and long enough ago to be forgotten by the store
-        if await self._outbox.read(count_max=1):
-            return None  # the ledger may not know all yet; asked again in a while
-        expired = next((row for row in rows if row.kind is EventKind.EXPIRED), None)
-        return await self._quota.apply(
-            Post(
-                organisation=result.organisation,
-                caller_now_ms=self._clock.now_ms(),
-                arguments=msgspec.convert(result.arguments, Reserve),
-                usage=usage,
-                already_charged=expired,
-            )
-        )
+        if not isinstance(answer, Unknown):
+            return answer
+        return await self._posting.post(msgspec.convert(result.arguments, Reserve), result.usage)
 
     async def _wait_for_store(self, what: str, error: StoreUnavailable) -> None:
         self.tally.failures += 1

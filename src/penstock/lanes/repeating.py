@@ -31,11 +31,12 @@ from penstock.lanes.accepting import (
     outcome_unknown,
     under_way,
 )
+from penstock.lanes.posting import Posting
 from penstock.lanes.queueing import unnoticed
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
 from penstock.ports import Answers, Clock, JobState, QuotaStore, StoredResult
 from penstock.quota.events import EventKind, Usage
-from penstock.quota.operations import Done, Duplicate, Post, Reserve, Settle, Settled, State, Unknown
+from penstock.quota.operations import Done, Duplicate, Reserve, Settle, Settled, State, Unknown
 
 log = logging.getLogger("penstock.lanes")
 
@@ -79,6 +80,7 @@ class Repeating:
         self._answers = answers
         self._quota = quota
         self._clock = clock
+        self._posting = Posting(quota, clock, answers.events)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def settle_stored(self) -> None:
@@ -178,26 +180,12 @@ class Repeating:
         )
         try:
             answer: Any = await self._quota.apply(call)
-            if isinstance(answer, Unknown) and self._is_alone:
-                answer = await self._post(result, result.usage)
+            if isinstance(answer, Unknown) and self._is_alone:  # a crash may leave an answer whose reserve was not kept
+                answer = await self._posting.post(msgspec.convert(result.arguments, Reserve), result.usage)
             if isinstance(answer, Settled | Done | Duplicate):
                 await self._answers.mark_settled(result.job)
         except StoreUnavailable as error:
             log.warning("a stored answer is not settled yet", extra={"reservation": result.job, "why": error.message})
-
-    async def _post(self, result: StoredResult, usage: Usage) -> Any:
-        """Charge it by force: a crash may leave an answer whose reservation was in no group yet."""
-        rows = await self._answers.events(result.organisation, result.job)
-        if any(row.kind in (EventKind.POSTED, EventKind.LATE, EventKind.VOIDED) for row in rows):
-            return Done()
-        post = Post(
-            organisation=result.organisation,
-            caller_now_ms=self._clock.now_ms(),
-            arguments=msgspec.convert(result.arguments, Reserve),
-            usage=usage,
-            already_charged=next((row for row in rows if row.kind is EventKind.EXPIRED), None),
-        )
-        return await self._quota.apply(post)
 
     async def store(self, result: StoredResult) -> None:
         """Keep an answer; without it the request is answered all the same, and cannot be repeated."""

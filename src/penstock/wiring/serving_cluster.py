@@ -21,7 +21,6 @@ from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.adapters.postgresql.crash_points import unnoticed
 from penstock.adapters.postgresql.noticing import notice
-from penstock.adapters.redis.store import RedisStore
 from penstock.adapters.spooling import CRASH_POINTS, DiskFile, FileSpool
 from penstock.adapters.sql.job_store import SqlJobs
 from penstock.adapters.sql.ledger import SqlLedger
@@ -33,6 +32,7 @@ from penstock.lanes.credentials import Credentials, pepper_name
 from penstock.lanes.following import Following
 from penstock.lanes.forwarding import CRASH_POINTS as JOB_CRASH_POINTS
 from penstock.lanes.forwarding import GatewayAcceptor
+from penstock.lanes.posting import Posting
 from penstock.lanes.repeating import CRASH_POINTS as ANSWER_CRASH_POINTS
 from penstock.wiring.administering import SqlAdministration
 from penstock.wiring.auditing_cluster import audit_cluster
@@ -51,6 +51,8 @@ from penstock.wiring.readiness import readiness
 from penstock.wiring.secrets import read_peppers
 from penstock.wiring.stores import Role
 from penstock.wiring.tracing import observers, request_tracer
+
+POINTS = (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)
 
 
 async def serve_cluster(
@@ -89,9 +91,10 @@ async def serve_cluster(
         observer = observers(tracer, metrics, RequestLog(writer, vocabulary, now_ms=clock.now_ms, as_text=log_as_text))
         quota = await parts.enter_async_context(open_quota(configuration, Role.API))
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.API))
-        points = (*CRASH_POINTS, *JOB_CRASH_POINTS, *ANSWER_CRASH_POINTS)
-        reached = crash_from(os.environ.get(VARIABLE), points) or unnoticed
-        spool = await parts.enter_async_context(_spool(places, quota, reached))
+        reached = crash_from(os.environ.get(VARIABLE), POINTS) or unnoticed
+        jobs = SqlJobs(engine)
+        posting = Posting(quota, clock, jobs.events, outbox.may_have)
+        spool = await parts.enter_async_context(_spool(places, posting, reached))
         lane = await parts.enter_async_context(
             realtime_lane(
                 configuration, places, quota,
@@ -100,7 +103,6 @@ async def serve_cluster(
         )  # fmt: skip
         metrics.process.read(SPOOL_ENTRIES, lambda: {(): spool.waiting})
         show_surroundings(metrics.process, configuration, governing=governing, quota=quota)
-        jobs = SqlJobs(engine)
         client = HttpClient()
         parts.push_async_callback(client.close)
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
@@ -138,8 +140,9 @@ async def serve_cluster(
 
 
 @asynccontextmanager
-async def _spool(places: Places, quota: RedisStore, reached: Callable[[str], None]) -> AsyncIterator[FileSpool]:
-    spool = FileSpool(DiskFile(places.spool, reached=reached), quota, reached=reached)
+async def _spool(places: Places, posting: Posting, reached: Callable[[str], None]) -> AsyncIterator[FileSpool]:
+    disk = DiskFile(places.spool, reached=reached)
+    spool = FileSpool(disk, posting.quota, post=posting.post, reached=reached)
     await spool.start()
     try:
         yield spool

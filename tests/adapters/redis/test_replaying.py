@@ -19,10 +19,13 @@ from penstock.quota import (
     Lane,
     NotReady,
     Organisation,
+    Post,
     Published,
     Reassert,
     Reserve,
     Settle,
+    Settled,
+    State,
     Touch,
     Unknown,
     Usage,
@@ -130,3 +133,14 @@ def test_a_hold_whose_end_found_a_store_that_lost_it_is_told_again(answer: objec
     here: dict[str, Any] = {"organisation": "acme", "caller_now_ms": later_ms}
     acknowledged.note(Settle(**here, reservation=reserve(1).reservation, usage=Usage(1, 1)), answer)
     assert [type(call) for call in acknowledged.again(later_ms)] == [Reassert]
+
+
+def test_a_hold_that_was_lost_and_its_usage_posted_by_force_is_not_told_again() -> None:
+    organisation, acknowledged = Organisation("acme"), Acknowledged()
+    made: list[Call[Any]] = [at(define(), T0_MS), at(ready(), T0_MS), at(reserve(1), T0_MS)]
+    for call in made:
+        acknowledged.note(call, organisation.apply(call, time_ms=T0_MS))
+    later_ms = T0_MS + 2 * KEPT_MS
+    post = Post(organisation="acme", caller_now_ms=later_ms, arguments=at(reserve(1), T0_MS), usage=Usage(1, 1))
+    acknowledged.note(post, Settled(State.POSTED, 0))
+    assert [type(call) for call in acknowledged.again(later_ms)] == [Post]

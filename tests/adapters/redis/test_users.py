@@ -30,7 +30,8 @@ PASSWORDS = {role: f"secret of {role}" for role in ROLES}
 
 # What each role does in DESIGN's picture: names of operations.
 WORK = {
-    "api": {"Reserve", "Settle", "Void", "Touch", "Extend", "Cancel", "Reassert", "Inspect", "Look", "Define"},
+    "api": {"Reserve", "Settle", "Void", "Touch", "Extend", "Cancel", "Reassert", "Post", "Inspect",
+            "Look", "Define"},
     "keeper": {"Reserve", "Settle", "Void", "Cancel", "Reassert", "Post", "Sweep", "Inspect", "Look", "Define",
                "Ready"},
     "gateway": {"Reserve", "Void", "Look"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,13 @@ class Away:
         await asyncio.wait_for(self.asked.wait(), BOUND_S)
 
 
+async def later(_reserve: Reserve, _usage: Usage) -> None:
+    """Whether a settle of an unknown reservation was charged before cannot be told yet."""
+
+
 @asynccontextmanager
-async def opened(file: Path, store: Away) -> AsyncIterator[FileSpool]:
-    spool = FileSpool(DiskFile(file), store)
+async def opened(file: Path, store: Away, post: Callable[..., Any] = later) -> AsyncIterator[FileSpool]:
+    spool = FileSpool(DiskFile(file), store, post=post)
     await spool.start()
     try:
         yield spool
@@ -114,7 +118,7 @@ def test_what_is_kept_after_a_torn_line_is_there_for_the_run_after_the_next(tmp_
     asyncio.run(main())
 
 
-def test_a_settle_of_an_unknown_reservation_stays_and_a_void_does_not(tmp_path: Path) -> None:
+def test_a_settle_of_an_unknown_reservation_stays_until_it_can_be_posted_and_a_void_does_not(tmp_path: Path) -> None:
     async def main() -> None:
         store = Away()
         store.is_away, store.answer = False, Unknown()
@@ -125,5 +129,24 @@ def test_a_settle_of_an_unknown_reservation_stays_and_a_void_does_not(tmp_path: 
                 await store.until_asked()
             assert spool.waiting == 1
         assert '"reservation":"r"' in (tmp_path / "spool").read_text()
+
+    asyncio.run(main())
+
+
+def test_a_settle_of_an_unknown_reservation_is_posted_with_what_was_reserved_and_used(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, posted = Away(), []
+        store.is_away, store.answer = False, Unknown()
+
+        async def post(reserve: Reserve, usage: Usage) -> Any:
+            posted.append((reserve, usage))
+            return None if len(posted) < 3 else Settled(state=State.POSTED, cost_nanos=7)
+
+        async with opened(tmp_path / "spool", store, post) as spool:
+            await spool.keep(settle("r"), RESERVE)
+            while spool.waiting:
+                await store.until_asked()
+        assert posted == [(RESERVE, Usage(1, 1))] * 3
+        assert (tmp_path / "spool").read_bytes() == b""
 
     asyncio.run(main())

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from penstock.adapters.redis.address import Address
 from penstock.adapters.redis.cluster import client_of
-from penstock.adapters.redis.translating import PARTITIONS, outbox_key, read_event
+from penstock.adapters.redis.translating import PARTITIONS, outbox_key, partition_of, read_event
 from penstock.adapters.redis.wire import Refusal, pack
 from penstock.errors import StoreUnavailable
 from penstock.quota.events import Event
 
 START = "0-0"
+_LOOKED_THROUGH_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,18 @@ class Outbox:
         ]
         found = zip(partitions, await asyncio.gather(*asked), strict=True)
         return {partition: [_entry(*each) for each in entries] for partition, entries in found if entries}
+
+    async def may_have(self, organisation: str, reservation: str) -> bool:
+        """Whether an event of a reservation waits; or so many others do that they are not looked through.
+
+        Raises:
+            StoreUnavailable: No answer in time, or the account may not.
+        """
+        partition = partition_of(organisation)
+        found = (await self.read(partitions=(partition,), count_max=_LOOKED_THROUGH_MAX)).get(partition, [])
+        if len(found) == _LOOKED_THROUGH_MAX:
+            return True
+        return any(entry.event.reservation == reservation for entry in found)
 
     async def trim(self, through: Mapping[int, str]) -> int:
         """Remove each partition's entries up to and including an id; how many that were. Again removes no more.

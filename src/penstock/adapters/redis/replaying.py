@@ -73,6 +73,8 @@ class Acknowledged:
         now_ms = call.caller_now_ms
         has_ended = kind in _ENDS and type(answer) in _ENDED  # else the store lost it, and is told of the hold again
         hold = self.open.pop(cast(Settle, call).reservation, None) if has_ended else None
+        if kind is Post and type(answer) in _ENDED:
+            self.open.pop(cast(Post, call).arguments.reservation, None)
         if type(answer) not in _ACKNOWLEDGED and not _is_repeated(kind, answer):
             return
         if hold is not None:

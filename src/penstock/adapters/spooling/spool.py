@@ -4,6 +4,8 @@
 
     keep -> written and synced -> (applied | still away: again) -> forgotten
 
+A settle that the store no longer knows is posted by force, unless the ledger has it (``lanes.posting``).
+
 An end is on the disk before the answer to its client ends, so a settle survives this process and this machine's loss
 of power. Applying one twice is harmless: ends are idempotent. The file is emptied when nothing is left in it.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -20,9 +22,10 @@ import msgspec
 
 from penstock.adapters.spooling.disk import SYNCED, WRITTEN, Disk
 from penstock.errors import StoreUnavailable
-from penstock.lanes.settling import apply_ending
+from penstock.lanes.settling import Ended, apply_ending
 from penstock.ports import QuotaStore
-from penstock.quota.operations import Done, Duplicate, Reserve, Settle, Settled, Unknown, Void
+from penstock.quota.events import Usage
+from penstock.quota.operations import Done, Duplicate, PostAnswer, Reserve, Settle, Settled, Unknown, Void
 
 log = logging.getLogger("penstock.adapters.spooling")
 
@@ -57,12 +60,21 @@ class FileSpool:
     Args:
         disk: Lines in it from an earlier run are applied first.
         store: Where ends belong.
+        post: Charges a settle of a reservation that the store does not know; None: it cannot be told yet.
         reached: Called with ``APPLIED``.
     """
 
-    def __init__(self, disk: Disk, store: QuotaStore, *, reached: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        store: QuotaStore,
+        *,
+        post: Callable[[Reserve, Usage], Awaitable[PostAnswer | Done | None]],
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._disk = disk
         self._store = store
+        self._post = post
         self._reached = reached
         self._kept: dict[str, Kept] = {}
         self._unwritten: list[bytes] = []
@@ -152,17 +164,21 @@ class FileSpool:
     async def _apply(self, kept: Kept) -> bool:
         """Whether the store has it now, or never will."""
         ending = kept.ending
+        answer: Ended | PostAnswer | None
         try:
             answer = await apply_ending(self._store, ending)
+            if isinstance(answer, Unknown) and isinstance(ending, Settle):
+                answer = await self._post(kept.reserve, ending.usage)
         except StoreUnavailable:
             return False
         if isinstance(answer, Settled | Done | Duplicate):
             return True
-        if isinstance(answer, Unknown) and isinstance(ending, Void):
-            return True  # nothing is held and nothing is charged
+        if isinstance(answer, Unknown):
+            return True  # a void: nothing is held and nothing is charged
         if ending.reservation not in self._told:
             self._told.add(ending.reservation)
-            log.warning("an end waits", extra={"reservation": ending.reservation, "why": type(answer).__name__})
+            why = "its event is on its way to the ledger" if answer is None else str(answer)
+            log.warning("an end waits", extra={"reservation": ending.reservation, "why": why})
         return False
 
     def _empty(self) -> None:
