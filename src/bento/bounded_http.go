@@ -17,7 +17,7 @@ import (
 )
 
 // Paths that may become names of spans: what a client invents may not.
-var knownPath = regexp.MustCompile("^/v1/async/(chat/completions|completions|embeddings)$").MatchString
+var knownPath = regexp.MustCompile("^/v1/async/(chat/completions|completions|embeddings|responses|infer)$").MatchString
 
 const (
 	requestsMax  = 256 // at once; one more is answered 503 before its body is read

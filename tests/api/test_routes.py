@@ -73,6 +73,7 @@ def test_every_described_method_is_answered_and_every_other_is_a_405(door: Door)
             real = path.replace("{name}", "chat-small").replace("{id}", job)
             bodies = {
                 "/v1/responses": {"model": "chat-small", "input": "a"},
+                "/v1/async/responses": {"model": "chat-small", "input": "a"},
                 "/v2/models/{name}/infer": {"inputs": [TENSOR]},
             }
             answer = door.ask(method, real, bodies.get(path, chat_body(prompt="a", input="a")))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.api.responses import TRANSLATIONS
 from penstock.lanes.executing import Dropped, Executor, Finished, Later, Outcome
 from penstock.lanes.jobs import Job, JobResult
 from penstock.quota.definitions import Definitions, Key, Kind, Limit, Metric, Model, Price
@@ -110,8 +111,9 @@ class Queue:
         """A new one each time: what it knows lies in the store."""
         stage = self.stage
         return Executor(
-            stage.store, stage.lane.caller, stage.clock, stage.models, observer=stage.health, sleep=self.sleep
-        )
+            stage.store, stage.lane.caller, stage.clock, stage.models,
+            observer=stage.health, translations=TRANSLATIONS, sleep=self.sleep,
+        )  # fmt: skip
 
     def accept(self, body: dict[str, Any] | None = None, **changes: Any) -> Job:
         """What the gateway does: reserve, and write the job."""

@@ -191,7 +191,7 @@ def test_job_of_a_process_that_died_alone_is_run_again_at_once() -> None:
                 await first
             alone = Executor(
                 queue.store, queue.stage.lane.caller, queue.clock, queue.stage.lane.models,
-                observer=queue.stage.health, is_alone=True, sleep=queue.sleep,
+                observer=queue.stage.health, translations={}, is_alone=True, sleep=queue.sleep,
             )  # fmt: skip
             second = asyncio.create_task(alone.execute(job))
             await until(lambda: len(writers) == 2)

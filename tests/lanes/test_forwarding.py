@@ -12,7 +12,10 @@ from penstock.adapters.http import HttpClient
 from penstock.adapters.sql.job_store import Watches
 from penstock.errors import Conflict, Mismatched, StoreUnavailable
 from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest, Relayed, Replayed, job_prefix
+from penstock.lanes.credentials import Credentials
 from penstock.lanes.forwarding import GatewayAcceptor
+from penstock.lanes.generic import Per, Units
+from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.requests import InferenceRequest
 from penstock.ports import Attempt, JobQuery, JobState, RequestRecord, StoredJob
 from penstock.quota.events import EventKind
@@ -21,6 +24,18 @@ from tests.adapters.http.servers import Handler, answering, read_request, servin
 from tests.lanes.stage import NOW_MS, ManualClock, ModelStore, definitions
 
 JOB = "018bcfe56800000000000000000000ff"
+
+
+def served(name: str, units: Units | None = None) -> ServedModel:
+    upstreams = (Upstream(url="http://model.test"),)
+    return ServedModel(name=name, upstreams=upstreams, upstream_model=name, context=100, max_tokens=20, units=units)
+
+
+MODELS = {
+    "m": served("m"),
+    "counted": served("counted", Units(Per.ELEMENT, "pixels")),
+    "told": served("told", Units(Per.USAGE)),
+}
 
 
 def asked(route: str = "chat.completions", *, key: str | None = None, traceparent: str | None = None) -> AsyncRequest:
@@ -61,7 +76,9 @@ def ready_store() -> ModelStore:
 
 
 def acceptor(client: HttpClient, port: int, last: Attempt | None, store: ModelStore) -> GatewayAcceptor:
-    return GatewayAcceptor(client, f"http://127.0.0.1:{port}/", Remembered(last), store, store.clock)
+    attest = Credentials((b"pepper",)).attest
+    gateway = f"http://127.0.0.1:{port}/"
+    return GatewayAcceptor(client, gateway, Remembered(last), store, store.clock, MODELS, attest=attest)
 
 
 def accept(

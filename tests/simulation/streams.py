@@ -200,7 +200,9 @@ async def run_executor(cluster: Cluster, life: Life, client: UpstreamClient) -> 
     health: Any = Health()
     caller = Caller(client, cluster.clock, health, cluster.models.values())
     quota = QuotaPort(cluster.quota, life)
-    cluster.executor = Executor(quota, caller, cluster.clock, cluster.models, observer=health, sleep=life.wait)
+    cluster.executor = Executor(
+        quota, caller, cluster.clock, cluster.models, observer=health, translations={}, sleep=life.wait
+    )
     cluster.executor_life = life
 
 

@@ -83,6 +83,7 @@ class Deferring:
             case Accepted():
                 return await self._accepted(request, acceptance, preference)
             case Replayed(job, status, body):
+                request.record.reservation = job
                 return Deferred(status, body, (), [_location(job)])
             case Relayed(status, body, relayed):
                 return Deferred(status, body, (), [(name.encode(), value.encode()) for name, value in relayed])

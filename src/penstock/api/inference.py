@@ -124,10 +124,14 @@ class Inference:
             exchange.watch_departure()
             if prefer or exchange.scope["path"].startswith(ASYNC_PREFIX):
                 preference = read_preference(prefer)
-                may_defer = exchange.answering is None and record.route != ROUTE
-                if (preference.responds_async and may_defer) or exchange.scope["path"].startswith(ASYNC_PREFIX):
+                if preference.responds_async or exchange.scope["path"].startswith(ASYNC_PREFIX):
                     sent = exchange.scope["headers"]
-                    await exchange.whole(*await self._deferring.answer(request, credential, raw, sent, preference))
+                    deferred = await self._deferring.answer(request, credential, raw, sent, preference)
+                    if exchange.answering is not None and deferred.status == 200:  # of a key that was answered at once
+                        told = self._in_its_words(exchange.answering, Reply(200, deferred.body), request)
+                        assert type(told) is Reply
+                        deferred = deferred._replace(body=told.body)
+                    await exchange.whole(*deferred)
                     return
             if exchange.repeat_key is None:
                 reply = await self._answer(self._lane.answer, request, credential)

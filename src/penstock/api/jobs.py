@@ -17,12 +17,12 @@ from starlette.responses import Response, StreamingResponse
 
 from penstock.api.answers import json_answer
 from penstock.api.instants import instant_ms, iso
+from penstock.api.permissions import ENDPOINTS
 from penstock.api.services import Services
 from penstock.api.visitors import Visitor
 from penstock.config.notation import parse_duration
 from penstock.errors import InvalidRequest, NotFound
 from penstock.lanes.following import JobEvent
-from penstock.lanes.models import PATHS
 from penstock.ports import JobQuery, JobState, StoredJob
 
 WAIT_MS_MAX = 60_000
@@ -106,7 +106,7 @@ def shown(job: StoredJob, *, with_result: bool = True) -> dict[str, Any]:
         "object": "job",
         "status": job.state.value,
         "model": job.model,
-        "endpoint": PATHS.get(job.route),
+        "endpoint": ENDPOINTS[job.route].replace("{name}", job.model) if job.route in ENDPOINTS else None,
         "team": job.team,
         "key": job.key,
         "created_at": _iso_or_none(job.created_at_ms),

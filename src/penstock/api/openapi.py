@@ -233,6 +233,7 @@ _POSTS = {
     "/v1/async/chat/completions": ("ChatRequest", "Answer a conversation later."),
     "/v1/async/completions": ("CompletionRequest", "Continue a text later."),
     "/v1/async/embeddings": ("EmbeddingRequest", "Turn texts into vectors later."),
+    "/v1/async/responses": ("ResponseRequest", "Answer a conversation later, as a response."),
 }
 _GETS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
     "/v1/models": ("Models", "The models that this key may use.", []),
@@ -282,12 +283,10 @@ def _post(path: str, schema: str, summary: str) -> dict[str, Any]:
     is_async = path.startswith(ASYNC_PREFIX)
     answer = _answer("Any", "As OpenAI answers; with stream: true, server-sent events that end in [DONE].")
     responses = {"200": answer, **_errors(_INFERENCE_REFUSALS)}
-    parameters = [_IDEMPOTENCY_KEY]
+    parameters = [_IDEMPOTENCY_KEY, _PREFER]
+    responses["202"] = _answer("Job", "It is a job now; Location says where to look.")
     if "{name}" in path:
         parameters.append(_NAME)
-    elif path != "/v1/responses":
-        parameters.append(_PREFER)
-        responses["202"] = _answer("Job", "It is a job now; Location says where to look.")
     if path != "/v1/embeddings" and not is_async and "{name}" not in path:
         answer["content"]["text/event-stream"] = {"schema": _TEXT}
     return {

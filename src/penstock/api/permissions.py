@@ -34,6 +34,7 @@ PERMISSIONS: dict[str, Permission] = {
     "/v1/async/chat/completions": Permission(Audience.RESERVATION, "chat.completions"),
     "/v1/async/completions": Permission(Audience.RESERVATION, "completions"),
     "/v1/async/embeddings": Permission(Audience.RESERVATION, "embeddings"),
+    "/v1/async/responses": Permission(Audience.RESERVATION, "responses"),
     "/v1/jobs": Permission(Audience.KEY, "jobs"),
     "/v1/jobs/{id}": Permission(Audience.KEY, "jobs"),
     "/v1/jobs/{id}/events": Permission(Audience.KEY, "jobs"),
@@ -75,7 +76,10 @@ SCOPES = tuple(
 """The names of routes that a key's scope may have. Administration is no route: a key has the right to it apart."""
 
 ASYNC_PREFIX = "/v1/async/"
-"""Under it the same endpoints as elsewhere, always answered with a job."""
+"""Under it the same endpoints as elsewhere in ``/v1``, always answered with a job."""
 
 HOT = {path: route for path, (audience, route) in PERMISSIONS.items() if audience is Audience.RESERVATION}
 """The paths that are dispatched without a framework."""
+
+ENDPOINTS = {route: path.replace(":path", "") for path, route in HOT.items() if not path.startswith(ASYNC_PREFIX)}
+"""Where clients find each route that takes requests."""

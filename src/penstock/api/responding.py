@@ -38,7 +38,7 @@ class Responding:
         self._asked = asked
 
     def __call__(self, reply: Reply | StreamReply, *, reservation: str, model: str, now_s: int) -> Reply | StreamReply:
-        """The answer that the client sees.
+        """The answer that the client sees: an error, or what is a response already, is left as it is.
 
         Args:
             reservation: Names the response.
@@ -48,7 +48,10 @@ class Responding:
         blank = self._blank(f"resp_{reservation}", model, now_s)
         if isinstance(reply, StreamReply):
             return StreamReply(ResponseStream(reply.events, blank, reservation), reply.readings)
-        return replace(reply, body=_encode(_whole(blank, _decode(reply.body), reservation)))
+        answered = _decode(reply.body)
+        if reply.status != 200 or answered.get("object") == "response":  # the stored answer of a job
+            return reply
+        return replace(reply, body=_encode(_whole(blank, answered, reservation)))
 
     def _blank(self, identity: str, model: str, now_s: int) -> Json:
         asked = self._asked

@@ -62,6 +62,17 @@ def read_response(body: Json, *, prompts_max: int) -> Shape:
     return shape._replace(bytes_least=len(msgspec.json.encode(chat_body)), answering=Responding(asked))
 
 
+def _translated(asked: Json) -> tuple[Json, Responding]:
+    """The chat request of a request for a response that was accepted as a job, and what answers it."""
+    body = dict(asked)
+    read_response(body, prompts_max=1)
+    return body, Responding(asked)
+
+
+TRANSLATIONS: Final = {"responses": _translated}
+"""What `penstock.lanes.executing` needs to run jobs of routes that are answered by a chat."""
+
+
 def _refuse_state(asked: Mapping[str, Any]) -> None:
     for name, why in _REFUSED.items():
         if asked.get(name) is not None:

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Protocol, TypeVar
 
-from penstock.errors import Conflict, InvalidRequest, Mismatched, NotFound, StoreUnavailable
-from penstock.lanes.bodies import output_tokens_max
-from penstock.lanes.jobs import Job, write_job
+import msgspec
+
+from penstock.errors import Conflict, InvalidRequest, Mismatched, StoreUnavailable
+from penstock.lanes.bodies import bound_outputs
+from penstock.lanes.jobs import TRANSLATED, Job, write_job
+from penstock.lanes.measuring import Measures, measure, model_not_found
 from penstock.lanes.models import ServedModel
 from penstock.lanes.queueing import QUEUED, RESERVED, Queue, unnoticed
 from penstock.lanes.refusals import refusal_error
@@ -47,6 +50,7 @@ KEY_CHARACTERS_MAX: Final = 255
 ATTEMPTS_AT_ONCE_MAX: Final = 100
 
 T = TypeVar("T")
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,19 +180,13 @@ class QueueAcceptor:
         request = asked.request
         model = self._models.get(request.model)
         if model is None:
-            raise NotFound(
-                f"the model {request.model[:200]!r} does not exist; GET /v1/models lists those that do",
-                param="model",
-                code="model_not_found",
-            )
-        if request.route != "embeddings":
-            request.body["max_tokens"] = tokens_max = output_tokens_max(request, model)
-            if "max_completion_tokens" in request.body:
-                request.body["max_completion_tokens"] = tokens_max
+            raise model_not_found(request.model)
+        measures = measure(request, model)
+        bound_outputs(request, model)
         if asked.idempotency_key is not None:
-            return await self._finished(self._accept_keyed(asked, model, asked.idempotency_key))
+            return await self._finished(self._accept_keyed(asked, measures, asked.idempotency_key))
         job = reservation_id(self._clock.now_ms(), self._random_bits(80))
-        return await self._finished(self._accept_new(asked, model, job))
+        return await self._finished(self._accept_new(asked, measures, job))
 
     async def close(self) -> None:
         """Wait for what is under way."""
@@ -202,13 +200,13 @@ class QueueAcceptor:
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def _accept_new(self, asked: AsyncRequest, model: ServedModel, job: str) -> Accepted:
-        reserve, answer = await self._reserve(asked, model, job)
+    async def _accept_new(self, asked: AsyncRequest, measures: Measures, job: str) -> Accepted:
+        reserve, answer = await self._reserve(asked, measures, job)
         if not isinstance(answer, Reserved):
             raise refusal_error(answer)
-        return await self._enqueue(asked, reserve, answer)
+        return await self._enqueue(asked, measures, reserve, answer)
 
-    async def _accept_keyed(self, asked: AsyncRequest, model: ServedModel, key: str) -> Acceptance:
+    async def _accept_keyed(self, asked: AsyncRequest, measures: Measures, key: str) -> Acceptance:
         """The first attempt that was not voided decides; what the quota has forgotten, the ledger knows."""
         prefix = job_prefix(asked.request.organisation, key)
         last = await self._jobs.last_attempt(asked.request.organisation, prefix)
@@ -220,10 +218,10 @@ class QueueAcceptor:
             elif last.ended is not None:
                 return stored_answer(last, asked.request.fingerprint)
         for attempt in range(number, number + ATTEMPTS_AT_ONCE_MAX):
-            reserve, answer = await self._reserve(asked, model, f"{prefix}-{attempt}")
+            reserve, answer = await self._reserve(asked, measures, f"{prefix}-{attempt}")
             match answer:
                 case Reserved():
-                    return await self._enqueue(asked, reserve, answer)
+                    return await self._enqueue(asked, measures, reserve, answer)
                 case Duplicate(State.VOIDED):
                     continue
                 case Duplicate(State.OPEN):
@@ -241,14 +239,14 @@ class QueueAcceptor:
                     raise refusal_error(answer)
         raise Conflict("this Idempotency-Key was cancelled too often; use another", code="too_many_attempts")
 
-    async def _reserve(self, asked: AsyncRequest, model: ServedModel, job: str) -> tuple[Reserve, ReserveAnswer]:
+    async def _reserve(self, asked: AsyncRequest, measures: Measures, job: str) -> tuple[Reserve, ReserveAnswer]:
         request = asked.request
         answer: ReserveAnswer = NoKey()
         began_s = self._clock.monotonic_s()
         nonce = nonce_of(request.record.trace, self._random_bits(80))
         for mac in asked.key_macs:
             request.key_mac = mac
-            reserve = self._reserve_call(request, model, job, nonce)
+            reserve = self._reserve_call(request, measures, job, nonce)
             try:
                 answer = await self._quota.apply(reserve)
             except StoreUnavailable:  # it may have been granted
@@ -267,7 +265,7 @@ class QueueAcceptor:
             request.readings = answer.readings
         return reserve, answer
 
-    def _reserve_call(self, request: InferenceRequest, model: ServedModel, job: str, nonce: str) -> Reserve:
+    def _reserve_call(self, request: InferenceRequest, measures: Measures, job: str, nonce: str) -> Reserve:
         now_ms = self._clock.now_ms()
         return Reserve(
             organisation=request.organisation,
@@ -278,15 +276,16 @@ class QueueAcceptor:
             key=request.key,
             key_mac=request.key_mac,
             route=request.route,
-            model=model.name,
-            body_bytes=request.body_bytes,
-            prompts=request.prompts,
-            outputs_bound=request.outputs * output_tokens_max(request, model),
+            model=request.model,
+            body_bytes=measures.body_bytes,
+            prompt_tokens=measures.prompt_tokens,
+            prompts=measures.prompts,
+            outputs_bound=measures.outputs_bound,
             lane=Lane.QUEUE,
             job_deadline_ms=now_ms + self._deadline_ms,
         )
 
-    async def _enqueue(self, asked: AsyncRequest, reserve: Reserve, answer: Reserved) -> Accepted:
+    async def _enqueue(self, asked: AsyncRequest, measures: Measures, reserve: Reserve, answer: Reserved) -> Accepted:
         request = asked.request
         job = Job(
             job=reserve.reservation,
@@ -297,7 +296,8 @@ class QueueAcceptor:
             request_id=request.record.request_id,
             accepted_at_ms=reserve.caller_now_ms,
             reserve=reserve,
-            request=request.body,
+            request=_decode(asked.raw) if request.route in TRANSLATED else request.body,
+            received_bytes=measures.received_bytes,
         )
         try:
             await self._queue.put(job.job, job.organisation, job.model, write_job(job))

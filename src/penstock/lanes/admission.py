@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from penstock.errors import Forbidden, PenstockError, UpstreamError
 from penstock.lanes.calling import Called, Caller, was_sent
 from penstock.lanes.chunks import RefusedInStream
-from penstock.lanes.counting import Bounds, local_usage
-from penstock.lanes.generic import local_units
+from penstock.lanes.counting import Bounds
 from penstock.lanes.leases import Lease, Leases
+from penstock.lanes.measuring import local_charge
 from penstock.lanes.models import ServedModel
 from penstock.lanes.requests import InferenceRequest
 from penstock.lanes.settling import Settling
@@ -62,10 +62,7 @@ class Admission:
 
     def local(self, completion: int) -> Usage:
         """The charge where the model server's count is missing."""
-        if self.model.units is not None:
-            known, most = self.request.prompt_tokens, self.bounds.prompt
-            return local_units(known, self.request.body_bytes, self.model.bytes_per_token, most=most)
-        return local_usage(self.request.body, completion, self.bounds, self.model.bytes_per_token)
+        return local_charge(self.request, self.model, self.bounds, completion)
 
     async def settle(self, usage: Usage) -> None:
         """Charge ``usage``; durable when it returns."""

@@ -17,7 +17,11 @@ from penstock.quota.events import Usage
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
-_OBJECTS: Final = {"chat.completions": "chat.completion", "completions": "text_completion"}
+_OBJECTS: Final = {
+    "chat.completions": "chat.completion",
+    "completions": "text_completion",
+    "responses": "chat.completion",
+}
 _NOT_OF_THE_WHOLE: Final = frozenset({"choices", "object", "usage"})
 _JOINED: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal", "text"})
 _WHOLE_ONLY: Final = frozenset(
@@ -41,7 +45,7 @@ class Assembly:
     """What has arrived of one answer.
 
     Args:
-        route: "chat.completions" or "completions".
+        route: "chat.completions", "completions", or "responses", whose model answers a chat.
 
     Example:
         >>> assembly = Assembly("completions")

@@ -27,16 +27,22 @@ def output_tokens_max(request: InferenceRequest, model: ServedModel) -> int:
     return min(request.max_tokens, model.context)
 
 
+def bound_outputs(request: InferenceRequest, model: ServedModel) -> None:
+    """Write into a request's body how many tokens each of its outputs may have, if it has any."""
+    body = request.body
+    if request.outputs:
+        body["max_tokens"] = tokens_max = output_tokens_max(request, model)
+        if "max_completion_tokens" in body:
+            body["max_completion_tokens"] = tokens_max
+
+
 def upstream_body(request: InferenceRequest, model: ServedModel) -> bytes:
     """The body for the model server: its own name for the model, bounded output, and usage asked for."""
     body = request.body
     if model.units is not None:
         return _encode(body)
     body["model"] = model.upstream_model
-    if request.route != "embeddings":
-        body["max_tokens"] = tokens_max = output_tokens_max(request, model)
-        if "max_completion_tokens" in body:
-            body["max_completion_tokens"] = tokens_max
+    bound_outputs(request, model)
     if request.stream:
         options: dict[str, Any] = dict(body.get("stream_options") or {})
         options["include_usage"] = True

@@ -20,10 +20,10 @@ from typing import Final
 
 import msgspec
 
-from penstock.errors import StoreUnavailable
+from penstock.errors import InvalidRequest, StoreUnavailable
 from penstock.lanes.bodies import error_body
 from penstock.lanes.calling import Caller
-from penstock.lanes.executing_call import Ending, ModelCall, Sleep
+from penstock.lanes.executing_call import Ending, ModelCall, Sleep, Translations
 from penstock.lanes.executing_lease import JobLease, Stop, acquire_call, is_left_alone
 from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job
 from penstock.lanes.models import ServedModel
@@ -87,6 +87,7 @@ class Executor:
     Args:
         caller: The one of this process, since it knows which servers work.
         models: By the name that clients use.
+        translations: Of the routes in ``penstock.lanes.jobs.TRANSLATED``.
         is_alone: No other process runs jobs, so a lease that is still held was this one's before it died.
         sleep: Waits so many seconds; tests pass their own.
         tracer: Goes on with the traces of jobs; None where nothing is traced.
@@ -101,6 +102,7 @@ class Executor:
         models: Mapping[str, ServedModel],
         *,
         observer: Observer,
+        translations: Translations,
         is_alone: bool = False,
         sleep: Sleep = asyncio.sleep,
         tracer: Tracer | None = None,
@@ -112,6 +114,7 @@ class Executor:
         self._clock = clock
         self._models = models
         self._observer = observer
+        self._translations = translations
         self._sleep = sleep
         self._tracer = tracer
         self._reached = reached
@@ -209,7 +212,11 @@ class Executor:
             message = f"the model {job.model[:200]!r} is not served any more; send the request with another"
             body = error_body(message, "model_not_found")
             return Ending(status=JobStatus.FAILED, http_status=404, body=body, reason=message)
-        call = ModelCall(job, model, self._caller, self._clock, record, self._sleep)
+        try:
+            call = ModelCall(job, model, self._caller, self._clock, record, self._sleep, self._translations)
+        except InvalidRequest as error:  # what it was accepted for has changed since
+            body = error_body(error.message, error.code or "invalid_request")
+            return Ending(status=JobStatus.FAILED, http_status=400, body=body, reason=error.message)
         lease = JobLease(self._quota, self._clock, job, call.progress, self._sleep)
         answering, keeping = asyncio.create_task(call.answer()), asyncio.create_task(lease.keep())
         try:

@@ -11,14 +11,16 @@ from typing import Any, Final
 
 from penstock.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from penstock.lanes.assembling import Assembly, may_stream
-from penstock.lanes.bodies import ANSWER_BYTES_MAX, error_body, read_answer, upstream_body
+from penstock.lanes.bodies import ANSWER_BYTES_MAX, error_body, upstream_body
 from penstock.lanes.calling import CLIENTS_FAULT, Called, Caller, was_sent
 from penstock.lanes.chunks import Chunks, RefusedInStream
-from penstock.lanes.counting import Bounds, local_usage, reported_usage
+from penstock.lanes.counting import reported_usage
 from penstock.lanes.event_stream import EventSplitter
+from penstock.lanes.generic import ROUTE
 from penstock.lanes.jobs import Job, JobStatus
+from penstock.lanes.measuring import Measures, check_protocol, local_charge, read_whole
 from penstock.lanes.models import ServedModel
-from penstock.lanes.requests import InferenceRequest
+from penstock.lanes.requests import InferenceRequest, Reply
 from penstock.lanes.streaming import drain
 from penstock.lanes.upstreams import Verdict
 from penstock.ports import Clock, RequestRecord
@@ -30,6 +32,9 @@ FAULTS_MAX: Final = 3
 """How often a model server may fail before any token for a reason that is neither load nor absence."""
 
 Sleep = Callable[[float], Awaitable[None]]
+Translation = tuple[dict[str, Any], Callable[..., Any]]
+Translations = Mapping[str, Callable[[dict[str, Any]], Translation]]
+"""By route: what makes the model's request of a client's, and with it what makes the client's answer of the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +54,37 @@ class Ending:
 
 
 class ModelCall:
-    """One job's call. Cancelling ``answer`` disconnects the model server; then ``usage`` says what it produced."""
+    """One job's call. Cancelling ``answer`` disconnects the model server; then ``usage`` says what it produced.
+
+    Raises:
+        InvalidRequest: The model is not what it was when the job was accepted, and does not take it any more.
+    """
 
     def __init__(
-        self, job: Job, model: ServedModel, caller: Caller, clock: Clock, record: RequestRecord, sleep: Sleep
+        self,
+        job: Job,
+        model: ServedModel,
+        caller: Caller,
+        clock: Clock,
+        record: RequestRecord,
+        sleep: Sleep,
+        translations: Translations,
     ) -> None:
+        check_protocol(job.route, model)
         self._caller = caller
         self._clock = clock
         self._record = record
         self._sleep = sleep
         self._model = model
-        self._request = _request(job, model, record)
+        body = job.request
+        self._answering: Callable[..., Any] | None = None
+        if job.route in translations:
+            body, self._answering = translations[job.route](body)
+        self._request = _request(job, body, model, record)
         self._body = upstream_body(self._request, model)
-        self._bounds = Bounds(
-            prompt=model.context * max(1, job.reserve.prompts),
-            completion=job.reserve.outputs_bound,
-            prompt_bytes=job.reserve.body_bytes,
-        )
+        reserve = job.reserve
+        measures = Measures(reserve.body_bytes, reserve.prompts, reserve.prompt_tokens, reserve.outputs_bound)
+        self._bounds = measures.bounds(model)
         self._chunks: Chunks | None = None
         self._was_sent = False
         self.last_error = ""
@@ -121,13 +140,15 @@ class ModelCall:
             raise
         finally:
             self._caller.release(called, verdict)
+        if self._answering is not None:
+            now_s, reservation = self._clock.now_ms() // 1000, self._record.reservation
+            reply = self._answering(Reply(200, answer), reservation=reservation, model=self._model.name, now_s=now_s)
+            answer = reply.body
         return Ending(status=JobStatus.SUCCEEDED, http_status=200, body=answer, usage=usage)
 
     async def _whole(self, called: Called) -> tuple[bytes, Usage]:
         data = await called.response.read(ANSWER_BYTES_MAX)
-        answer = read_answer(data, self._bounds, self._model.bytes_per_token)
-        usage = answer.usage or self._local(answer.tokens)
-        return answer.body(self._model.name, usage), usage
+        return read_whole(data, self._request, self._model, self._bounds)
 
     async def _streamed(self, called: Called) -> tuple[bytes, Usage]:
         chunks = self._chunks = Chunks(
@@ -182,18 +203,26 @@ class ModelCall:
         return None if self._chunks is None else reported_usage(self._chunks.usage, self._bounds)
 
     def _local(self, completion: int) -> Usage:
-        return local_usage(self._request.body, completion, self._bounds, self._model.bytes_per_token)
+        return local_charge(self._request, self._model, self._bounds, completion)
 
 
-def _request(job: Job, model: ServedModel, record: RequestRecord) -> InferenceRequest:
-    """The job as the realtime lane would see it; never more output than was reserved."""
+def _request(job: Job, body: dict[str, Any], model: ServedModel, record: RequestRecord) -> InferenceRequest:
+    """The job as the realtime lane would see it; never more output than was reserved.
+
+    Args:
+        body: As its model gets it.
+    """
     reserve = job.reserve
-    body = {name: value for name, value in job.request.items() if name not in ("stream", "stream_options")}
-    is_stream = job.route != "embeddings" and may_stream(body)
+    is_stream = False
+    if job.route != ROUTE:
+        body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+        is_stream = job.route != "embeddings" and may_stream(body)
     if is_stream:
         body["stream"] = True
-    outputs = max(1, reserve.prompts) * max(_count(body, "n"), _count(body, "best_of"))
-    tokens_max = reserve.outputs_bound // outputs
+    outputs = 0
+    if job.route not in (ROUTE, "embeddings"):
+        outputs = max(1, reserve.prompts) * max(_count(body, "n"), _count(body, "best_of"))
+    tokens_max = reserve.outputs_bound // max(1, outputs)
     asked = body.get("max_completion_tokens", body.get("max_tokens"))
     return InferenceRequest(
         organisation=job.organisation,
@@ -203,13 +232,14 @@ def _request(job: Job, model: ServedModel, record: RequestRecord) -> InferenceRe
         model=model.name,
         body=body,
         fingerprint=reserve.fingerprint,
-        body_bytes=reserve.body_bytes,
+        body_bytes=job.received_bytes or reserve.body_bytes,
         prompts=reserve.prompts,
         outputs=outputs,
         max_tokens=min(asked, tokens_max) if type(asked) is int else tokens_max,
         stream=is_stream,
         include_usage=False,
         record=record,
+        prompt_tokens=reserve.prompt_tokens,
     )
 
 

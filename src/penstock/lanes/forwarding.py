@@ -4,6 +4,10 @@ The gateway knows of an idempotency key what the quota store remembers. What tha
 it is asked first: an ended job's answer comes from there, and a key that only the ledger remembers is not used again,
 since its job's id would be another job's.
 
+The gateway reads chats, completions and embeddings by itself. What it would have to know of other routes, where a
+response becomes a chat and units are counted, was decided here already: it is told by our word, which it can check, and
+which holds for this body only.
+
 Nothing of a client's goes along but its credential, its idempotency key, and what ties logs and traces together.
 """
 
@@ -25,7 +29,8 @@ from penstock.lanes.accepting import (
     job_prefix,
     stored_answer,
 )
-from penstock.lanes.models import PATHS
+from penstock.lanes.measuring import Measures, measure, model_not_found
+from penstock.lanes.models import ServedModel
 from penstock.lanes.queueing import unnoticed
 from penstock.lanes.requests import InferenceRequest
 from penstock.ports import Clock, Jobs, QuotaStore, UpstreamClient, UpstreamRequest
@@ -38,6 +43,9 @@ ANSWER_BYTES_MAX: Final = 2_000_000
 CODE: Final = "queue_unavailable"
 FORWARDED: Final = "job-forwarded"
 CRASH_POINTS: Final = (FORWARDED,)
+MEASURED: Final = frozenset({"responses", "infer"})
+"""Routes that the gateway takes with our word only."""
+WORD_MS: Final = 30_000
 
 _RELAYED: Final = re.compile(
     r"retry-after(-ms)?|x-should-retry|ratelimit(-policy)?|x-ratelimit-(limit|remaining|reset)-(requests|tokens)"
@@ -50,6 +58,8 @@ class GatewayAcceptor:
 
     Args:
         gateway: Its URL, without a path.
+        models: By the name that clients use.
+        attest: Turns facts into a word that the gateway believes (``Credentials.attest``).
         reached: Called when the gateway has answered and the client has not been told.
     """
 
@@ -60,7 +70,9 @@ class GatewayAcceptor:
         jobs: Jobs,
         quota: QuotaStore,
         clock: Clock,
+        models: Mapping[str, ServedModel],
         *,
+        attest: Callable[[bytes], str],
         reached: Callable[[str], None] = unnoticed,
     ) -> None:
         self._client = client
@@ -68,6 +80,8 @@ class GatewayAcceptor:
         self._jobs = jobs
         self._quota = quota
         self._clock = clock
+        self._models = models
+        self._attest = attest
         self._gateway = gateway.rstrip("/")
 
     async def accept(self, asked: AsyncRequest) -> Acceptance:
@@ -75,9 +89,13 @@ class GatewayAcceptor:
 
         Raises:
             StoreUnavailable: The gateway is away. Unless nothing could be sent, it may have accepted all the same.
-            RequestError: The idempotency key stands in the way.
+            RequestError: The idempotency key stands in the way, or the model does not take the request.
         """
         request = asked.request
+        model = self._models.get(request.model)
+        if model is None:
+            raise model_not_found(request.model)
+        measures = measure(request, model)
         if asked.idempotency_key is not None:
             answered = await self._answered(request, asked.idempotency_key)
             if answered is not None:
@@ -92,7 +110,9 @@ class GatewayAcceptor:
         traceparent = asked.traceparent if request.record.trace is None else request.record.trace.traceparent
         if traceparent is not None:
             headers["traceparent"] = traceparent
-        url = f"{self._gateway}/v1/async/{PATHS[request.route].removeprefix('/v1/')}"
+        if request.route in MEASURED:
+            headers["x-penstock-measured"] = self._word(request, measures)
+        url = f"{self._gateway}/v1/async/{request.route.replace('.', '/')}"
         try:
             response = await self._client.open(
                 UpstreamRequest(
@@ -113,6 +133,16 @@ class GatewayAcceptor:
             ) from error
         self._reached(FORWARDED)
         return _acceptance(response.status, response.headers, body)
+
+    def _word(self, request: InferenceRequest, measures: Measures) -> str:
+        facts = {
+            "route": request.route,
+            "model": request.model,
+            "fingerprint": request.fingerprint,
+            "expires_at_ms": self._clock.now_ms() + WORD_MS,
+            **measures._asdict(),
+        }
+        return self._attest(msgspec.json.encode(facts))
 
     async def _answered(self, request: InferenceRequest, key: str) -> Replayed | None:
         """The stored answer of an idempotency key; None if the gateway is to decide."""

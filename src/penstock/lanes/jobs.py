@@ -14,7 +14,10 @@ import msgspec
 from penstock.quota.events import Usage
 from penstock.quota.operations import Lane, Reserve
 
-ROUTES: Final = ("chat.completions", "completions", "embeddings")
+ROUTES: Final = ("chat.completions", "completions", "embeddings", "responses", "infer")
+
+TRANSLATED: Final = frozenset({"responses"})
+"""Routes whose body stays as the client sent it: whoever runs the job makes of it what the model gets."""
 
 
 class JobStatus(StrEnum):
@@ -32,11 +35,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         job: Its id, which is its reservation's.
         epoch: Of the answer to its reserve (``Reserved.epoch``); its acquire names it.
-        route: "chat.completions", "completions" or "embeddings".
+        route: One of ``ROUTES``.
         request_id: Of the request that brought it, for logs.
         accepted_at_ms: Unix milliseconds.
         reserve: As it was reserved, in the queue lane.
-        request: The decoded body, ``max_tokens`` written.
+        request: The decoded body, as the client sent it but for ``max_tokens``, which is written where it has one.
+        received_bytes: The body's length as received, where its reserve has a bound in its place; else 0.
     """
 
     job: str
@@ -48,6 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at_ms: int
     reserve: Reserve
     request: dict[str, Any]
+    received_bytes: int = 0
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,13 +13,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from penstock.errors import InvalidRequest, NotFound, StoreUnavailable, UpstreamError
+from penstock.errors import StoreUnavailable, UpstreamError
 from penstock.lanes.admission import Admission
-from penstock.lanes.bodies import ANSWER_BYTES_MAX, output_tokens_max, read_answer, upstream_body
+from penstock.lanes.bodies import ANSWER_BYTES_MAX, upstream_body
 from penstock.lanes.calling import Called, Caller
-from penstock.lanes.counting import Bounds
-from penstock.lanes.generic import ROUTE, read_inference
 from penstock.lanes.leases import Leases
+from penstock.lanes.measuring import Measures, measure, model_not_found, read_whole
 from penstock.lanes.models import ServedModel
 from penstock.lanes.refusals import refusal_error
 from penstock.lanes.requests import InferenceRequest, Reply, StreamReply
@@ -29,8 +28,6 @@ from penstock.lanes.tracing import nonce_of
 from penstock.lanes.upstreams import Verdict
 from penstock.ports import Clock, Observer, QuotaStore, Spool, UpstreamClient
 from penstock.quota.definitions import Overrun
-from penstock.quota.estimate import BODY_UNBOUNDED
-from penstock.quota.events import Usage
 from penstock.quota.identity import reservation_id
 from penstock.quota.operations import Denied, Lane, Reserve, Reserved, Void
 
@@ -90,15 +87,10 @@ class RealtimeLane:
         """
         model = self.models.get(request.model)
         if model is None:
-            raise NotFound(
-                f"the model {request.model[:200]!r} does not exist; GET /v1/models lists those that do",
-                param="model",
-                code="model_not_found",
-            )
-        if model.units is not None or request.route == ROUTE:
-            _count_units(request, model)
+            raise model_not_found(request.model)
+        measures = measure(request, model)
         body = upstream_body(request, model)
-        admission = await self._admit(request, model)
+        admission = await self._admit(request, model, measures)
         try:
             called = await self.caller.open(model, request.route, body, request.record)
         except UpstreamError as error:
@@ -118,7 +110,7 @@ class RealtimeLane:
     async def _whole(self, admission: Admission, called: Called) -> Reply:
         try:
             data = await called.response.read(ANSWER_BYTES_MAX)
-            body, usage = _read(admission, data)
+            body, usage = read_whole(data, admission.request, admission.model, admission.bounds)
         except UpstreamError as error:
             raise await admission.fail(error) from error
         except asyncio.CancelledError:
@@ -129,8 +121,8 @@ class RealtimeLane:
         await admission.finish(usage, body)
         return Reply(200, body, admission.request.readings)
 
-    async def _admit(self, request: InferenceRequest, model: ServedModel) -> Admission:
-        reserve = self._reserve_call(request, model)
+    async def _admit(self, request: InferenceRequest, model: ServedModel, measures: Measures) -> Admission:
+        reserve = self._reserve_call(request, model, measures)
         try:
             answer = await self._quota.apply(reserve)
         except (StoreUnavailable, asyncio.CancelledError):  # it may have been granted: void it when possible
@@ -156,11 +148,7 @@ class RealtimeLane:
             model=model,
             reserve=reserve,
             tokens_held=answer.tokens_held,
-            bounds=Bounds(
-                prompt=model.context * max(1, request.prompts),
-                completion=reserve.outputs_bound,
-                prompt_bytes=request.body_bytes,
-            ),
+            bounds=measures.bounds(model),
             clock=self._clock,
             caller=self.caller,
             settling=self._settling,
@@ -169,7 +157,7 @@ class RealtimeLane:
         admission.begin()
         return admission
 
-    def _reserve_call(self, request: InferenceRequest, model: ServedModel) -> Reserve:
+    def _reserve_call(self, request: InferenceRequest, model: ServedModel, measures: Measures) -> Reserve:
         now_ms = self._clock.now_ms()
         random_bits = self._random_bits(80)
         reservation = request.reservation or reservation_id(now_ms, random_bits)
@@ -183,33 +171,10 @@ class RealtimeLane:
             key_mac=request.key_mac,
             route=request.route,
             model=model.name,
-            body_bytes=BODY_UNBOUNDED if model.units and request.prompt_tokens is None else request.body_bytes,
-            prompt_tokens=request.prompt_tokens,
-            prompts=request.prompts,
-            outputs_bound=request.outputs * output_tokens_max(request, model),
+            body_bytes=measures.body_bytes,
+            prompt_tokens=measures.prompt_tokens,
+            prompts=measures.prompts,
+            outputs_bound=measures.outputs_bound,
             lane=Lane.REALTIME,
             job_deadline_ms=now_ms + int((model.connect_s + model.total_s + SETTLE_MARGIN_S) * 1000),
         )
-
-
-def _count_units(request: InferenceRequest, model: ServedModel) -> None:
-    """Find out what a generic model's request holds; a model of one protocol does not answer the other's requests."""
-    units = model.units
-    if units is None or request.route != ROUTE:
-        fix = "POST /v2/models/{name}/infer" if units else "one of /v1, such as POST /v1/chat/completions"
-        raise InvalidRequest(f"the model does not answer this endpoint, but {fix}", param="model")
-    known = request.prompt_tokens = units.known(request.body, request.body_bytes)
-    if known is not None and known > model.context:
-        raise InvalidRequest(f"the request has {known} units, and this model takes {model.context} in one; send less")
-
-
-def _read(admission: Admission, data: bytes) -> tuple[bytes, Usage]:
-    """A whole answer as the client sees it, and what it is charged."""
-    model, bounds = admission.model, admission.bounds
-    if model.units is not None:
-        known = admission.request.prompt_tokens
-        body, usage = read_inference(data, model.name, model.units, known, most=bounds.prompt)
-        return body, usage or admission.local(0)
-    answer = read_answer(data, bounds, model.bytes_per_token)
-    usage = admission.local(answer.tokens) if answer.usage is None else answer.usage
-    return answer.body(model.name, usage), usage

@@ -20,6 +20,7 @@ from penstock.adapters.observing.request_log import RequestLog
 from penstock.adapters.observing.vocabulary import Vocabulary
 from penstock.api.execution import Execution
 from penstock.api.operations import operations_application
+from penstock.api.responses import TRANSLATIONS
 from penstock.api.server import bind, serve
 from penstock.config import Configuration
 from penstock.lanes.calling import Caller
@@ -90,7 +91,10 @@ async def serve_executor(
             return () if quota.failure is None else (quota.failure,)
 
         reached = crash_from(os.environ.get(VARIABLE), CRASH_POINTS)
-        executor = Executor(quota, caller, clock, servers.models, observer=observer, tracer=tracer, reached=reached)
+        executor = Executor(
+            quota, caller, clock, servers.models,
+            observer=observer, translations=TRANSLATIONS, tracer=tracer, reached=reached,
+        )  # fmt: skip
         execution = Execution(
             Turns(executor.execute, places=concurrency).execute,
             jobs_max=concurrency * configuration.queue.shards,

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from penstock.adapters.embedded.committing import CommitObserver
 from penstock.adapters.sql.job_store import SqlJobs
+from penstock.api.responses import TRANSLATIONS
 from penstock.config import Configuration
 from penstock.errors import StoreUnavailable
 from penstock.lanes.accepting import QueueAcceptor
@@ -66,7 +67,10 @@ async def embedded_queue(
         StoreUnavailable: What an earlier process left cannot be read.
     """
     settings = configuration.queue
-    executor = Executor(quota, lane.caller, clock, lane.models, observer=observer, is_alone=True, tracer=tracer)
+    executor = Executor(
+        quota, lane.caller, clock, lane.models,
+        observer=observer, translations=TRANSLATIONS, is_alone=True, tracer=tracer,
+    )  # fmt: skip
     queue = Queue(quota, jobs, executor.execute, clock, concurrency=settings.concurrency, reached=reached)
     retries = RetryInProcess(quota)
     settling = Settling(quota, retries)

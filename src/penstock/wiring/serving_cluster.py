@@ -80,6 +80,7 @@ async def serve_cluster(
     places.create()
     clock = SystemClock()
     peppers = read_peppers(configuration, places, os.environ)
+    gateway, attest = configuration.queue.gateway, Credentials(peppers).attest
     async with AsyncExitStack() as parts:
         addresses = parts.enter_context(taken(configuration))
         engine = cluster_engine(configuration, Role.API)
@@ -110,7 +111,7 @@ async def serve_cluster(
         services = Services(
             lane=lane,
             repeating=once,
-            acceptor=GatewayAcceptor(client, configuration.queue.gateway, jobs, quota, clock, reached=reached),
+            acceptor=GatewayAcceptor(client, gateway, jobs, quota, clock, lane.models, attest=attest, reached=reached),
             jobs=Following(jobs, quota, clock, is_stopping=stop.is_set),
             quota=quota,
             ledger=SqlLedger(engine),
