@@ -45,8 +45,10 @@ class Cluster(Program):
         environment: Mapping[str, str] | None = None,
         queue: Mapping[str, Any] | None = None,
         capacity: Mapping[str, int] | None = None,
+        generic: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model = model = SimulatedModel(folder / "model", "--model", "m", "--model", "n", *model_options)
+        names = ("--model", "m", "--model", "n", "--model", "g")
+        self.model = model = SimulatedModel(folder / "model", *names, *model_options)
         self.data = folder / "cluster"
         self.ports = {"port": free_port(), "operations_port": free_port()}
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,7 @@ class Cluster(Program):
         if capacity:  # of each model: then the keeper says how many are needed
             served["capacity"] = dict(capacity)
         described = {
-            "models": {"m": served, "n": served},
+            "models": {"m": served, "n": served} | ({"g": served | dict(generic)} if generic else {}),
             "plans": {"p": {"limits": list(limits)}},
             "organisations": {ORGANISATION: {"plan": "p"}, "other": {"plan": "p"}},
             "server": self.ports,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,14 +48,17 @@ class Deployment(Protocol):
 class Embedded:
     """One process and SQLite."""
 
-    def __init__(self, folder: Path, *, traces: str = "", **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, traces: str = "", generic: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
         options = ("--traces", traces) if traces else ()
-        self.model = SimulatedModel(folder / "model", "--model", "m", *options)
+        self.model = SimulatedModel(folder / "model", "--model", "m", "--model", "g", *options)
         self.service = Service(
             folder / "service",
             self.model.url,
             limits=settings.pop("limits", ("100M tokens/day", "100 concurrent")),
             model="context: 4096, max_tokens: 64, managed_by: api",
+            models=described_generic(self.model.url, generic),
             organisations=("acme", "other"),
             **settings,
         )
@@ -98,6 +101,12 @@ class Embedded:
                     found.setdefault(event.reservation, []).append(event.charge.tokens)
         engine.dispose()
         return found
+
+
+def described_generic(upstream: str, generic: Mapping[str, Any] | None) -> str:
+    """A model ``g`` for the configuration, if there is to be one."""
+    price = {"price": {"input": 1, "output": 2}, "managed_by": "api"}
+    return "g: " + json.dumps({"upstream": upstream, **price, **generic}) if generic else ""
 
 
 class Client:

@@ -109,7 +109,7 @@ class Announced(Program):
 
 
 class Service(Announced):
-    """``penstock serve`` with one model, ``m``, and limits of the test's choice."""
+    """``penstock serve`` with a model ``m``, and what else the test says of it."""
 
     def __init__(
         self,
@@ -118,6 +118,7 @@ class Service(Announced):
         *,
         limits: tuple[str, ...] = (),
         model: str = "context: 4096",
+        models: str = "",
         plan: str = "",
         queue: str = "",
         server: str = "",
@@ -127,7 +128,7 @@ class Service(Announced):
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "penstock.yaml").write_text(
-            f"models: {{m: {{upstream: '{model_url}', price: {{input: 1, output: 2}}, {model}}}}}\n"
+            f"models: {{m: {{upstream: '{model_url}', price: {{input: 1, output: 2}}, {model}}}, {models}}}\n"
             f"plans: {{p: {{limits: {json.dumps(limits)}, {plan}}}}}\n"
             f"organisations: {{{', '.join(f'{name}: {{plan: p}}' for name in organisations)}}}\n"
             f"queue: {{{queue}}}\n"

@@ -13,6 +13,7 @@ import pytest
 
 from tests.system.canaries import ANSWER, log_lines, publish, secrets_of, told_everywhere
 from tests.system.clusters import Cluster
+from tests.system.deferred_routes import ASK, GENERIC, REFUSED, ROUTES, Route, answered_alike, defer, repeated_alike
 from tests.system.deployments import Client, Deployment, Embedded, until
 from tests.system.traces import Receiver
 from tests.system.whole_traces import whole_in_each_lane
@@ -41,9 +42,11 @@ def deployment(
     deployed: Any
     folder = tmp_path_factory.mktemp(request.param.__name__)
     if request.param is Embedded:
-        deployed = Embedded(folder, tracing=f"endpoint: '{receiver.url}', ratio: 1", traces=receiver.url)
+        tracing = f"endpoint: '{receiver.url}', ratio: 1"
+        deployed = Embedded(folder, tracing=tracing, traces=receiver.url, generic=GENERIC)
     else:
-        deployed = Cluster(folder, "--traces", receiver.url, tracing={"endpoint": receiver.url, "ratio": 1})
+        traced = {"endpoint": receiver.url, "ratio": 1}
+        deployed = Cluster(folder, "--traces", receiver.url, tracing=traced, generic=GENERIC)
     try:
         deployed.start()
         yield deployed
@@ -120,6 +123,7 @@ def test_whoever_waits_too_little_gets_the_job(acme: Client) -> None:
         ("chat/completions", {"messages": HELLO, "max_tokens": 3}),
         ("completions", {"prompt": "Once", "max_tokens": 3}),
         ("embeddings", {"input": ["one", "two"]}),
+        ("responses", {"input": "Once", "max_output_tokens": 3}),
     ],
 )
 def test_every_endpoint_has_its_path_for_jobs(acme: Client, endpoint: str, asked: dict[str, Any]) -> None:
@@ -128,6 +132,42 @@ def test_every_endpoint_has_its_path_for_jobs(acme: Client, endpoint: str, asked
     job = acme.ended(handed_in.json()["id"])
     assert (job["status"], job["endpoint"]) == ("succeeded", f"/v1/{endpoint}")
     assert job["result"]["body"]["usage"]["total_tokens"] == job["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_a_response_and_an_inference_are_the_realtime_lanes_answers_charged_once(
+    deployment: Deployment, acme: Client, route: Route
+) -> None:
+    answered_alike(deployment, acme, route)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_key_of_a_response_or_an_inference_is_one_request_in_both_lanes(
+    deployment: Deployment, acme: Client, number: int
+) -> None:
+    repeated_alike(deployment, acme, ROUTES[number], f"deferred-{number}")
+
+
+def test_what_the_realtime_lane_refuses_of_these_routes_is_refused_alike_as_a_job(acme: Client) -> None:
+    for path, body in REFUSED:
+        at_once, later = acme.http.post(path, json=body), defer(acme, path, body)
+        assert 400 <= later.status_code < 500, (path, body)
+        assert (later.status_code, later.json()) == (at_once.status_code, at_once.json()), (path, body)
+    stream = defer(acme, "/v1/responses", ASK | {"stream": True})
+    assert (stream.status_code, stream.json()["error"]["code"]) == (400, "stream_refused")
+
+
+def test_the_openai_client_hands_a_response_in_and_its_result_is_one(deployment: Deployment, acme: Client) -> None:
+    with openai_client(deployment) as penstock:
+        handed_in = penstock.responses.create(
+            model="m", input="Say something.", max_output_tokens=9, extra_headers={"Prefer": "respond-async"}
+        )
+        waited = penstock.responses.create(model="m", input="Once", extra_headers={"Prefer": "respond-async, wait=30"})
+    assert handed_in.status == "queued"
+    response = openai.types.responses.Response.construct(**acme.ended(handed_in.id)["result"]["body"])
+    assert response.usage is not None
+    assert (response.status, response.usage.output_tokens) == ("incomplete", 9)
+    assert (waited.status, bool(waited.output_text)) == ("completed", True)
 
 
 def test_a_stream_is_refused_with_the_fix(acme: Client) -> None:
