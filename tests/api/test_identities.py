@@ -45,7 +45,7 @@ def body_for(path: str) -> dict[str, object]:
     """One that every endpoint takes, except where unknown fields are refused."""
     if path.endswith("/infer"):
         return {"inputs": [{"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}]}
-    return {"model": "chat-small", "input": "a"} if path == "/v1/responses" else chat_body(prompt="a", input="a")
+    return {"model": "chat-small", "input": "a"} if path.endswith("/responses") else chat_body(prompt="a", input="a")
 
 
 class Provider:
