@@ -78,8 +78,7 @@ async def serve_cluster(
         StoreUnavailable: A service cannot be reached.
     """
     places.create()
-    clock = SystemClock()
-    peppers = read_peppers(configuration, places, os.environ)
+    clock, peppers = SystemClock(), read_peppers(configuration, places, os.environ)
     gateway, attest = configuration.queue.gateway, Credentials(peppers).attest
     async with AsyncExitStack() as parts:
         addresses = parts.enter_context(taken(configuration))
