@@ -3,72 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from penstock.adapters.sql.audit_log import entries
-from penstock.adapters.sql.database import migrate, open_engine
-from penstock.adapters.sql.definitions import Written, record_definitions
 from penstock.adapters.sql.keys import Keys
 from penstock.api.application import application
 from penstock.api.openapi import description
-from penstock.api.services import Services
-from penstock.lanes.administering import Admin
-from penstock.lanes.credentials import mint
-from penstock.quota.definitions import Definitions, Key
-from penstock.quota.model import Organisation
-from penstock.wiring.administering import SqlAdministration
-from penstock.wiring.governing import Governing
-from tests.api.door import LIMITS, MODELS, NOW_MS, PEPPER, Answer, Clock, Door, a_key, listening
+from tests.api.desk import NARROW, OWN, PLAIN, Desk
+from tests.api.door import MODELS, NOW_MS, Answer, listening
 
-PLATFORM = mint("acme", "root", secret=bytes([20]) * 32)
-OWN = mint("acme", "own", secret=bytes([21]) * 32)
-NARROW = mint("acme", "narrow", secret=bytes([22]) * 32)
-PLAIN = mint("acme", "plain", secret=bytes([23]) * 32)
 ROOT = "/admin/v1"
 ACME = f"{ROOT}/organisations/acme"
 MINUTE = "acme/tokens/minute"
-
-
-class Desk(Door):
-    """A door with records behind it: acme is the administrators', globex is the file's."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.store.organisations["new"] = Organisation("new")
-        for number in range(5):
-            self.store.organisations[f"org-{number}"] = Organisation(f"org-{number}")
-        self.engine = open_engine(folder / "penstock.db")
-        migrate(self.engine)
-        definitions = {"acme": Definitions(limits=LIMITS, models=MODELS), "globex": Definitions(models=MODELS)}
-        written = Written(seeded=["acme"], seeded_prices=["chat-small"])
-        record_definitions(self.engine, definitions, shards=16, now_ms=NOW_MS - 9, actor="file", written=written)
-        keys = Keys(self.engine)
-        for token, admin, more in (
-            (PLATFORM, Admin.PLATFORM, {}),
-            (OWN, Admin.ORGANISATION, {}),
-            (NARROW, Admin.ORGANISATION, {"models": frozenset({"chat-small"}), "cost_nanos_max": 500}),
-            (PLAIN, Admin.NOTHING, {}),
-        ):
-            key: Key = a_key(token, pepper=PEPPER, **more)
-            keys.create("acme", key, name="", now_ms=NOW_MS - 9, actor="ops", admin=admin)
-        self.governing = Governing(self.engine, Clock(), is_alone=True)
-
-    def services(self) -> Services:
-        administration = SqlAdministration(self.engine, self.governing, self.store, shards=16)
-        return replace(super().services(), keys=self.governing, administration=administration)
-
-    def admin(self, method: str, path: str, body: Any = None, *, token: str = PLATFORM, tag: str = "") -> Answer:
-        headers = (("if-match", tag),) if tag else ()
-        return self.ask(method, path, body, token=token, headers=headers)
-
-    def made(self, path: str, body: Any, *, token: str = PLATFORM) -> dict[str, Any]:
-        answer = self.admin("POST", path, body, token=token)
-        assert answer.status == 201, answer.body
-        return dict(answer.json())
 
 
 @pytest.fixture
@@ -222,6 +172,25 @@ def test_what_cannot_be_meant_is_a_400_and_changes_nothing(desk: Desk, path: str
     answer = desk.admin("POST", ROOT + path, body)
     assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error"), answer.body
     assert Keys(desk.engine).version() == before
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\x1b[2J", "\u202eabc"])
+def test_what_cannot_be_shown_is_the_name_of_nothing_and_is_kept_nowhere(desk: Desk, text: str) -> None:
+    """PostgreSQL takes no NUL, and a terminal obeys what a list of keys would print."""
+    named = quote(text)
+    for path in (
+        f"{ROOT}/organisations/{named}",
+        f"{ACME}/keys/{named}",
+        f"{ACME}/limits/{named}",
+        f"/v1/jobs/{named}",
+    ):
+        assert desk.admin("GET", path).status == 404, path
+    for query in (f"prices?model={named}", f"audit-log?subject={named}"):
+        assert desk.admin("GET", f"{ROOT}/{query}").status == 400, query
+    for body in ({"name": text}, {"models": ["chat-small", text]}):
+        refused = desk.admin("POST", f"{ACME}/keys", body)
+        assert (refused.status, "cannot be shown" in str(refused.error()["message"])) == (400, True)
+    assert all(str(each["name"]).isprintable() for each in _data(desk.admin("GET", f"{ACME}/keys")))
 
 
 def test_lists_come_in_pages_without_gaps(desk: Desk) -> None:

@@ -19,6 +19,7 @@ from penstock.api.permissions import PERMISSIONS, Audience
 from penstock.lanes.credentials import mint
 from penstock.lanes.subjects import ROUTE_SCOPE, Issuer, Subjects, TokenRefused, Verified
 from penstock.quota.definitions import Key
+from tests.api.desk import OWN, PLAIN, PLATFORM, Desk
 from tests.api.door import (
     MODELS,
     NOW_MS,
@@ -32,7 +33,6 @@ from tests.api.door import (
     listening,
     open_door,
 )
-from tests.api.test_administering import OWN, PLAIN, PLATFORM, Desk
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from penstock.api.application import application
+from tests.api.desk import PLATFORM, Desk
 from tests.api.door import TOKEN, Door, listening
-from tests.api.test_administering import PLATFORM, Desk
 from tests.counts import count
 
 pytestmark = [pytest.mark.slow, pytest.mark.torture]

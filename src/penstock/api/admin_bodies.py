@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from penstock.api.readable import check_field
 from penstock.config.notation import NotationError, parse_limit
 from penstock.config.walking import NAME_PATTERN
 from penstock.errors import InvalidRequest
@@ -126,15 +127,19 @@ def read_body(raw: bytes, kind: type[B]) -> B:
     """Decode a body; an empty one is an empty object.
 
     Raises:
-        InvalidRequest: It is no JSON, has a field that is not known, or a value of another kind.
+        InvalidRequest: It is no JSON, has a field that is not known, or a value of another kind, or that cannot be
+            shown.
     """
     try:
-        return msgspec.json.decode(raw or b"{}", type=kind)
+        found = msgspec.json.decode(raw or b"{}", type=kind)
     except msgspec.ValidationError as error:
         known = ", ".join(kind.__struct_fields__)
         raise InvalidRequest(f"{str(error)[:_WORDS_MAX]}; the fields are {known}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("the body is not valid JSON; send one JSON object in UTF-8", code="invalid_json") from None
+    for name, value in found.given().items():
+        check_field(name, value)
+    return found
 
 
 def read_limit(sentence: str, *, owner: str, model: str | None = None) -> Limit:

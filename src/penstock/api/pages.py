@@ -17,6 +17,7 @@ from penstock.api.instants import instant_ms, iso, to_ms
 from penstock.api.jobs import JobPages
 from penstock.api.openapi import description
 from penstock.api.permissions import PERMISSIONS, Audience, Permission
+from penstock.api.readable import check_request
 from penstock.api.services import ModelCard, Services
 from penstock.api.visitors import Visitor, VisitorPage
 from penstock.config.notation import format_limit
@@ -88,6 +89,7 @@ class Pages:
         if permission is None or permission.audience is not audience:
             raise Forbidden("nobody may use this path: it has no declared permission")
         request.scope["penstock.record"].route = permission.route
+        check_request(request)
         return permission
 
     async def _administrator(self, path: str, request: Request) -> Credential:

@@ -1,0 +1,197 @@
+"""Every place of ``/admin/v1`` that takes text, by the description of it, and what must hold of each answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from penstock.api.openapi import declared, description
+from penstock.api.permissions import PERMISSIONS, Audience
+from tests.api.door import Answer, read_answer
+
+ROOT: Final = "/admin/v1"
+VICTIM: Final = f"{ROOT}/organisations/victim"
+HEADERS: Final = ("if-match", "x-request-id", "content-type")
+ANSWER_S: Final = 120.0  # a full run shares its machine with whatever else there is
+PRICED: Final = {"prompt_picos": 1, "completion_picos": 1, "cached_picos": 1, "request_picos": 1}
+
+
+def bodies(model: str) -> dict[str, dict[str, Any]]:
+    """What each operation is sent, so that only the one text decides whether it goes through."""
+    key = {
+        "name": "n", "team": "crew", "models": [model], "routes": ["embeddings"], "cost_nanos_max": 1,
+        "expires_at_ms": 0, "admin": "nothing",
+    }  # fmt: skip
+    organisation = {"reserve": "strict", "overrun": "stop", "results_ms": 1, "answers_ms": 1}
+    own = "{organisation}"
+    return {
+        "POST /organisations": {"name": "victim", "limits": ["5 requests/day"], **organisation},
+        f"PATCH /organisations/{own}": organisation,
+        f"POST /organisations/{own}/teams": {"name": "crew"},
+        f"POST /organisations/{own}/keys": key,
+        f"PATCH /organisations/{own}/keys/{{key}}": key,
+        f"POST /organisations/{own}/keys/{{key}}/rotate": {"grace_ms": 1},
+        f"POST /organisations/{own}/limits": {"limit": "7 requests/hour", "team": "crew", "key": "k", "model": model},
+        f"PATCH /organisations/{own}/limits/{{limit}}": {"cap": 5},
+        "POST /prices": {"model": model, **PRICED, "valid_from_ms": 1 << 42},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One, with a text in one place; ``header`` replaces whatever else the request says by that name."""
+
+    method: str
+    path: str
+    body: Any
+    header: tuple[str, str] | None = None
+
+    def written(self, token: str) -> bytes:
+        content = b"" if self.body is None else json.dumps(self.body).encode()
+        headers = {"host": "x", "authorization": f"Bearer {token}", "if-match": "*"}
+        if content:
+            headers |= {"content-type": "application/json", "content-length": str(len(content))}
+        headers |= dict([self.header] if self.header else [])
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join([f"{self.method} {self.path} HTTP/1.1", *lines, "connection: close", "", ""])
+        return head.encode() + content
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a text goes: ``kind`` is path, query, header, body or name, and ``at`` says which."""
+
+    method: str
+    path: str
+    kind: str
+    at: tuple[Any, ...]
+    body: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}, {self.kind} {'.'.join(map(str, self.at))}"
+
+    def request(self, text: str, names: Mapping[str, str]) -> Request:
+        """The request with the text in this place; ``names`` are what the path names otherwise."""
+        parameters = dict(names) | ({self.at[0]: text} if self.kind == "path" else {})
+        real = self.path
+        for name, value in parameters.items():
+            real = real.replace(f"{{{name}}}", quote(value, safe=""))
+        if self.kind == "query":
+            return Request(self.method, f"{real}?{self.at[0]}={quote(text, safe='')}", self.body)
+        if self.kind == "header":
+            return Request(self.method, real, self.body, (self.at[0], text))
+        body = self.body
+        if self.kind in ("body", "name"):
+            body = _put(body, self.at, text, is_name=self.kind == "name")
+        return Request(self.method, real, body)
+
+
+def places(model: str) -> list[Place]:
+    """All of them. An operation that is described, and whose body is not among ``bodies``, is a KeyError."""
+    sent, found = bodies(model), []
+    for path, operations in sorted(description()["paths"].items()):
+        if PERMISSIONS[declared(path)].audience is not Audience.ADMINISTRATOR:
+            continue
+        for method, operation in operations.items():
+            verb = method.upper()
+            body = sent[f"{verb} {path.removeprefix(ROOT)}"] if "requestBody" in operation else None
+            asked = [(each["in"], each["name"]) for each in operation.get("parameters", ())]
+            found += [Place(verb, path, kind, (name,), body) for kind, name in asked if kind != "header"]
+            found += [Place(verb, path, "header", (name,), body) for name in HEADERS]
+            found.append(Place(verb, path, "query", ("unknown",), body))
+            found += [Place(verb, path, kind, at, body) for kind, at in _within(body)]
+    return found
+
+
+def _within(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    if value is None:
+        return
+    yield "body", at
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield "name", (*at, name)
+            yield from _within(below, (*at, name))
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _within(below, (*at, index))
+
+
+def _put(value: Any, at: tuple[Any, ...], text: str, *, is_name: bool) -> Any:
+    if not at:
+        return text
+    first, *rest = at
+    if isinstance(value, list):
+        return [_put(each, tuple(rest), text, is_name=is_name) if i == first else each for i, each in enumerate(value)]
+    if is_name and not rest:
+        return {text if name == first else name: each for name, each in value.items()}
+    return {n: _put(each, tuple(rest), text, is_name=is_name) if n == first else each for n, each in value.items()}
+
+
+class Prey:
+    """The organisation ``victim`` of a service at ``port``, whose administrator has ``token``; made again when gone."""
+
+    def __init__(self, port: int, token: str, model: str) -> None:
+        self.port, self.token, self.model = port, token, model
+        self.names: dict[str, str] = {}
+        self.raise_again()
+
+    def raise_again(self) -> None:
+        """Whatever a request has taken away."""
+        self.ask("POST", f"{ROOT}/organisations", {"name": "victim", "limits": ["9 requests/minute"]})
+        self.ask("POST", f"{VICTIM}/teams", {"name": "crew"})
+        self.ask("POST", f"{VICTIM}/limits", {"limit": "9 requests/minute"})
+        key = str(self.ask("POST", f"{VICTIM}/keys", {"name": "prey"}).json()["id"])
+        limit = "victim/requests/minute"
+        self.names = {"organisation": "victim", "team": "crew", "key": key, "limit": limit, "job": "0" * 32}
+
+    def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        answer = self.send(Request(method, path, body))
+        assert answer is not None
+        return answer
+
+    def send(self, request: Request) -> Answer | None:
+        """None: the door closed the connection on it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_S) as connection:
+            connection.sendall(request.written(self.token))
+            try:
+                return read_answer(connection)
+            except (IndexError, ConnectionResetError):
+                return None
+
+    def attack(self, place: Place, text: str) -> int | None:
+        """Send it, and see that the answer does no harm; its status."""
+        answer = self.send(place.request(text, self.names))
+        if answer is None:
+            return None
+        assert answer.status < 500, answer.body
+        assert all(character.isprintable() for value in answer.headers.values() for character in value)
+        assert not {byte for byte in answer.body if byte < 0x20 and byte != 0x0A}
+        if answer.status >= 400:
+            shown = [each for each in answer.error().values() if each is not None]
+            assert all(each.isprintable() for each in shown), shown
+            assert self.token not in "".join(shown)
+        elif place.method == "DELETE":
+            self.raise_again()
+        return answer.status
+
+    def listed(self, path: str) -> list[dict[str, Any]]:
+        """Every entry of a list, page by page."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            answer = self.ask("GET", f"{ROOT}{path}?limit=100{cursor}")
+            assert answer.status == 200, answer.body
+            page: dict[str, Any] = dict(answer.json())
+            found += page["data"]
+            if not page.get("has_more"):
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def told(self, organisation: str) -> list[Any]:
+        """All that is known of an organisation."""
+        at = f"{ROOT}/organisations/{organisation}"
+        return [self.ask("GET", f"{at}{below}").json() for below in ("", "/teams", "/keys", "/limits")]
