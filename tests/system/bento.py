@@ -101,7 +101,11 @@ class Bento:
 class Cluster:
     """Redis with our library and RabbitMQ with our topology; organisations are defined by tests."""
 
-    MODELS: Final = {"m": {"max_tokens": 50, "context": 4096}, "org/m": {"max_tokens": 8, "context": 100}}
+    MODELS: Final = {
+        "m": {"max_tokens": 50, "context": 4096},
+        "org/m": {"max_tokens": 8, "context": 100},
+        "g": {"max_tokens": 1, "context": 500},
+    }
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -24,6 +24,7 @@ from penstock.quota.events import Usage
 from penstock.quota.operations import Settle, Void
 from tests.counts import TORTURE
 from tests.system.bento import CHAT, PEPPER, Answer, Cluster, Gateway, send
+from tests.system.gateway_bodies import CASES, MEASURED, Sent, forwarded, spoilt_words
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
 
@@ -118,64 +119,6 @@ def test_numbers_and_unknown_fields_of_a_body_arrive_as_they_were_sent(cluster: 
     assert json.loads(taken["payload"])["request"] == {**json.loads(body), "max_tokens": 50}
 
 
-def raw(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", **fields}).encode()
-
-
-def message(**fields: Any) -> bytes:
-    return raw(messages=[{"role": "user", **fields}])
-
-
-CHATS: list[bytes] = [
-    CHAT,
-    b"",
-    b"{",
-    b"[]",
-    b"null",
-    CHAT + CHAT,
-    CHAT + b'},"organisation":"other"',
-    b'{"a":' * 70 + b"1" + b"}" * 70,
-    message(content=[{"type": "text", "text": "a"}, {"type": "thinking", "text": "[" * 100}]),
-    message(content=[{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]),
-    message(content=[{"type": "image_url", "image_url": {"url": "https://elsewhere.example/a.png"}}]),
-    message(content=[{"type": "file", "file": {"file_id": "f"}}]),
-    message(content=[{"type": "image_url", "image_url": "elsewhere"}]),
-    message(content=[{"text": "no type"}]),
-    message(content=3),
-    message(content=None),
-    raw(messages=[]),
-    raw(messages="hi"),
-    raw(messages=[{"content": "no role"}]),
-    raw(),
-    CHAT.replace(b'"m"', b"3"),
-    CHAT.replace(b'"m"', b'""'),
-    CHAT.replace(b'"m"', json.dumps("x" * 257).encode()),
-    *(CHAT[:-1] + b"," + more + b"}" for more in (
-        b'"n":3', b'"n":0', b'"n":129', b'"n":1.0', b'"n":true', b'"n":"3"', b'"n":null',
-        b'"n":2,"best_of":1', b'"n":2,"best_of":5', b'"max_tokens":7', b'"max_tokens":7000',
-        b'"max_tokens":99999999999999999999', b'"max_tokens":1e1', b'"max_completion_tokens":9',
-        b'"max_tokens":1,"max_completion_tokens":1', b'"stream_options":{}', b'"stream":false',
-        b'"stream":true', b'"stream":1', b'"stream":true,"stream_options":{"include_usage":true}',
-        b'"api_base":"http://x"', b'"chat_template":"x"', b'"kv_transfer_params":{}', b'"api_key":1,"base_url":2',
-    )),
-]  # fmt: skip
-COMPLETIONS = [
-    raw(prompt="a"), raw(prompt=["a", "b"], n=2), raw(prompt=[1, 2]), raw(prompt=[[1], [2], [3]], max_tokens=4),
-    raw(prompt=[]), raw(prompt=[1.5]), raw(prompt=["a", 1]), raw(prompt=[[]]), raw(prompt=["a"] * 2049), raw(),
-    raw(prompt=[2**31]), raw(prompt=[-1]),
-]  # fmt: skip
-EMBEDDINGS = [
-    raw(input="a"), raw(input=["a", "b"], encoding_format="base64"), raw(input="a", encoding_format="hex"),
-    raw(input="a", dimensions=0), raw(input="a", dimensions=64, n=3, max_tokens=-1), raw(),
-    raw(input="a", stream=True), raw(input="a", stream=False),
-]  # fmt: skip
-CASES = [
-    *(("chat.completions", "chat/completions", body) for body in CHATS),
-    *(("completions", "completions", body) for body in COMPLETIONS),
-    *(("embeddings", "embeddings", body) for body in EMBEDDINGS),
-]
-
-
 def test_bodies_are_judged_and_measured_as_by_the_api_service(cluster: Cluster, gateway: Gateway) -> None:
     key = cluster.define("judged")
     for route, path, body in CASES:
@@ -197,6 +140,35 @@ def test_bodies_are_judged_and_measured_as_by_the_api_service(cluster: Cluster, 
             assert written == {most}, body
         measured = (reserve["prompts"], reserve["outputs_bound"], reserve["body_bytes"])
         assert measured == (shape.prompts, shape.outputs * most, len(body) if shape.bytes_bound else 2**31 - 1), body
+
+
+@pytest.mark.parametrize("sent", MEASURED, ids=lambda sent: f"{sent.route} {sent.held}")
+def test_what_the_api_service_measured_is_reserved_and_queued_as_it_was_sent(
+    cluster: Cluster, gateway: Gateway, sent: Sent
+) -> None:
+    key = cluster.define("measured", DAY)
+    accepted = forwarded(gateway, key, sent)
+    ((taken),) = cluster.take(shard_name(sent.model, 0))
+    job = read_job(taken["payload"].encode())
+    assert (job.job, job.route, job.model) == (accepted, sent.route, sent.model)
+    assert (job.request, job.received_bytes) == (json.loads(sent.body), sent.received_bytes)
+    assert '"exact":0.10' in taken["payload"]
+    reserve = job.reserve
+    assert (reserve.body_bytes, reserve.prompt_tokens, reserve.outputs_bound) == sent.measured
+    assert reserve.fingerprint == sent.fingerprint
+    assert set(taken["properties"]["headers"]) == {"x-request-id", "x-delivery-count"}
+    (hold,) = cluster.inspect("measured").holds
+    assert (hold.reservation, hold.tokens_held) == (accepted, sent.held)
+    void(cluster, "measured", accepted)
+
+
+def test_a_size_that_the_api_service_did_not_tell_of_this_body_is_refused(cluster: Cluster, gateway: Gateway) -> None:
+    key = cluster.define("unmeasured", DAY)
+    for path, body, word in spoilt_words(time.time_ns() // 1_000_000):
+        headers = {"x_penstock_measured": word} if word else {}
+        answer = gateway.post(key, body, path, **headers)
+        assert (answer.status, answer.body["error"]["code"]) == (400, "not_measured"), (path, word)
+    assert cluster.inspect("unmeasured").holds == ()
 
 
 @pytest.mark.parametrize(
