@@ -9,8 +9,9 @@
 What nobody waits for (opens, touches, buckets) joins the next group, which begins at the latest after
 ``IDLE_COMMIT_S``; whoever waits starts it at once, but no sooner than ``COMMIT_EVERY_S`` after the one before. So a
 service at rest waits for the disk alone, and a busy one shares each fsync, and each hand-over to the writing thread,
-among what came in that time. A realtime request that opened is written ``IDLE_COMMIT_S`` later and not with the first
-group, in the hope that it has ended by then: its row would be written for nothing, and deleted by the next group.
+among what came in that time. A realtime request that opened is written ``OPEN_COMMIT_S`` later and not with the first
+group, in the hope that it has ended by then: its row would be written for nothing, and deleted by the next group. One
+that a crash forgets would have expired at what its first touch recorded, which comes seconds later: at next to nothing.
 
 A group that fails loses nothing. Its events go back to the head of their organisation's outbox, its records count as
 changed, those who waited are told ``StoreUnavailable``, and it is tried again, after 50 ms, then twice as long each
@@ -39,7 +40,8 @@ from penstock.quota.operations import Lane, State
 from penstock.quota.state import Account, Reservation
 
 IDLE_COMMIT_S = 0.05
-COMMIT_EVERY_S = 0.01
+OPEN_COMMIT_S = 0.5
+COMMIT_EVERY_S = 0.025
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
 
@@ -262,7 +264,7 @@ class GroupCommitter:
         """Put into the group what became of the changed reservations; the buckets that they touched."""
         buckets: set[str] = set()
         young, rows = self._young, self._persisted.reservations
-        young_until_s = self._taken_s + IDLE_COMMIT_S  # it may have opened right after the group before
+        young_until_s = self._taken_s + OPEN_COMMIT_S  # it may have opened right after the group before
         has_young = young_until_s > monotonic() and not self._closing
         for reservation_id in changed:
             reservation = account.reservations.get(reservation_id)

@@ -2,7 +2,7 @@
 
 What a crash costs. Acknowledged settles, voids, posts, expiries by a sweep and queued jobs' reserves are on the disk
 (``synchronous=FULL``: a loss of power is survived too). Windows are rebuilt from the ledger. Opens, touches and
-buckets are as of the last group: a realtime reserve made within ``committing.IDLE_COMMIT_S`` and one commit before the
+buckets are as of the last group: a realtime reserve made within ``committing.OPEN_COMMIT_S`` and one commit before the
 crash may be forgotten, and so charged nothing if its process died with it; its rate's debit alike. Opens that are
 known expire when their lease ends, at what their last touch recorded. Learned estimates start empty.
 """
