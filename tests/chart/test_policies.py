@@ -64,18 +64,48 @@ def test_a_process_is_given_the_secrets_that_it_follows_and_no_other() -> None:
     given = {what: secrets(pod) for what, pod in pods(render("everything"))}
     assert given["Deployment/penstock-api"] == {
         "penstock-auth/pepper", "penstock-auth/previous", "pg-users/api", "redis-users/api", "redis-ca/ca.crt",
-        "vllm/token", "vllm/ca.pem",
+        "own-tls/tls.crt", "own-tls/tls.key", "vllm/token", "vllm/ca.pem",
     }  # fmt: skip
     assert given["Deployment/penstock-keeper"] == {
         "pg-users/keeper", "redis-users/keeper", "redis-ca/ca.crt", "rabbit-users/monitor",
+        "rabbit-ca/ca.crt", "own-tls/tls.crt", "own-tls/tls.key",
     }  # fmt: skip
     assert given["Deployment/penstock-worker-chat-small"] == {
         "rabbit-users/worker", "redis-users/worker", "redis-ca/ca.crt", "vllm/token", "vllm/ca.pem",
+        "rabbit-ca/ca.crt", "own-tls/tls.crt", "own-tls/tls.key",
     }  # fmt: skip
     assert given["Deployment/penstock-collector"] == {
         "rabbit-users/collector", "redis-users/collector", "redis-ca/ca.crt", "pg-users/collector",
+        "rabbit-ca/ca.crt", "own-tls/tls.crt", "own-tls/tls.key",
     }  # fmt: skip
     assert "redis-admin/password" in next(found for what, found in given.items() if what.startswith("Job/"))
+
+
+def test_a_stream_sees_the_files_of_tls_and_no_password() -> None:
+    """Its environment names them by the paths that they have in the containers of Python, too."""
+    objects = render("everything")
+    for name in ("gateway", "worker-chat-small", "collector", "dead-letters"):
+        pod = one(objects, "Deployment", f"penstock-{name}")["spec"]["template"]
+        bento = next(each for each in containers(pod) if each["name"] == "bento")
+        mounts = {each["name"]: each["mountPath"] for each in bento["volumeMounts"]}
+        assert mounts == {"stream": "/run/penstock/stream", "tls": "/run/penstock/secrets"}, name
+        (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == "tls")
+        shown = {item["path"] for source in volume["projected"]["sources"] for item in source["secret"]["items"]}
+        assert shown == {"redis-ca/ca.crt", "rabbit-ca/ca.crt", "own-tls/tls.crt", "own-tls/tls.key"}, name
+
+
+def test_keda_is_given_the_files_of_the_management_api_and_told_to_use_them() -> None:
+    """It ignores them without ``tls: enable``, which it takes from a ConfigMap as it takes a name."""
+    objects = render("everything")
+    found = one(objects, "TriggerAuthentication", "penstock-rabbitmq")["spec"]
+    named = {each["parameter"]: f"{each['name']}/{each['key']}" for each in found["secretTargetRef"]}
+    assert named == {
+        "password": "rabbit-users/monitor", "ca": "rabbit-ca/ca.crt",
+        "cert": "own-tls/tls.crt", "key": "own-tls/tls.key",
+    }  # fmt: skip
+    assert {each["parameter"] for each in found["configMapTargetRef"]} == {"username", "tls"}
+    assert one(objects, "ConfigMap", "penstock-scaling")["data"]["tls"] == "enable"
+    assert "tls" not in one(render("bundled"), "ConfigMap", "penstock-scaling")["data"]
 
 
 def secrets(pod: Object) -> set[str]:

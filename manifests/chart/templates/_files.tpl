@@ -97,13 +97,13 @@
 {{- include "penstock.references" $configuration -}}
 {{- end -}}
 
-{{/* The volume of a component's Secrets: /run/penstock/secrets/NAME/KEY, and nothing that it does not follow. */}}
-{{- define "penstock.secretsVolume" -}}
+{{/* A volume of keys of Secrets, each at NAME/KEY. Keys: name, references (as penstock.references finds them). */}}
+{{- define "penstock.projected" -}}
 {{- $keys := dict -}}
-{{- range $each := include "penstock.followed" . | fromJsonArray -}}
+{{- range $each := .references -}}
 {{- $_ := set $keys $each.secret (append (get $keys $each.secret | default list) $each.key | uniq | sortAlpha) -}}
 {{- end -}}
-- name: secrets
+- name: {{ .name }}
   projected:
     defaultMode: 0440
     sources:
@@ -116,6 +116,25 @@
 {{- end }}
 {{- end }}
 {{- if not $keys }} []{{- end }}
+{{- end -}}
+
+{{/* The volume of a component's Secrets: /run/penstock/secrets/NAME/KEY, and nothing that it does not follow. */}}
+{{- define "penstock.secretsVolume" -}}
+{{- include "penstock.projected" (dict "name" "secrets" "references" (include "penstock.followed" . | fromJsonArray)) -}}
+{{- end -}}
+
+{{/* The files by which a stream of Bento proves servers, and itself to them: as JSON, like the references they are. */}}
+{{- define "penstock.streamTls" -}}
+{{- $found := list -}}
+{{- $stores := ((mergeOverwrite (include "penstock.configuration" . | fromYaml) (include "penstock.addresses" . | fromYaml)).stores) | default dict -}}
+{{- range $service, $store := $stores -}}
+{{- if or (ne $service "postgresql") (eq $.component "collector") -}}
+{{- range $part := list "ca" "certificate" "key" -}}
+{{- $found = concat $found (include "penstock.references" (get $store $part) | fromJsonArray) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson ($found | uniq) -}}
 {{- end -}}
 
 {{/* The version of a configuration: the setup Job is named by it, and pods wait for it. */}}

@@ -135,11 +135,18 @@ securityContext: {{- include "penstock.containerSecurity" . | nindent 2 }}
   resources: {{- toYaml .settings.resources | nindent 4 }}
   volumeMounts:
     - {name: stream, mountPath: /run/penstock/stream, readOnly: true}
+{{- if include "penstock.streamTls" . | fromJsonArray }}
+    - {name: tls, mountPath: /run/penstock/secrets, readOnly: true}
+{{- end }}
 {{- end -}}
 
+{{/* Of a pod with a stream: its environment, and the files of TLS. Keys: root, component, model (of a worker). */}}
 {{- define "penstock.streamVolume" -}}
 - name: stream
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
+{{- with include "penstock.streamTls" . | fromJsonArray }}
+{{ include "penstock.projected" (dict "name" "tls" "references" .) }}
+{{- end }}
 {{- end -}}
 
 {{/* A rolling change that never has fewer pods than are wanted. */}}
