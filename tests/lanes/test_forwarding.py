@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +12,9 @@ import pytest
 
 from penstock.adapters.http import HttpClient
 from penstock.adapters.sql.job_store import Watches
-from penstock.errors import Conflict, Mismatched, StoreUnavailable
+from penstock.errors import Conflict, Mismatched, RequestError, StoreUnavailable
 from penstock.lanes.accepting import Acceptance, Accepted, AsyncRequest, Relayed, Replayed, job_prefix
-from penstock.lanes.credentials import Credentials
+from penstock.lanes.credentials import Credentials, mac
 from penstock.lanes.forwarding import GatewayAcceptor
 from penstock.lanes.generic import Per, Units
 from penstock.lanes.models import ServedModel, Upstream
@@ -147,6 +149,59 @@ def test_the_gateway_gets_the_body_as_it_was_sent_and_five_headers_of_the_client
         "x-request-id": "r1",
         "traceparent": "00-a-b-01",
     }
+
+
+@pytest.mark.parametrize(
+    ("route", "model", "measured"),
+    [
+        ("responses", "m", {"body_bytes": 2, "prompt_tokens": None, "outputs_bound": 20, "received_bytes": 0}),
+        ("infer", "counted", {"body_bytes": 2, "prompt_tokens": 3, "outputs_bound": 0, "received_bytes": 0}),
+        ("infer", "told", {"body_bytes": 2**31 - 1, "prompt_tokens": None, "outputs_bound": 0, "received_bytes": 2}),
+    ],
+)
+def test_what_the_gateway_cannot_measure_comes_with_our_word_of_it(
+    route: str, model: str, measured: dict[str, Any]
+) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        writer.write(f"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nlocation: /v1/jobs/{JOB}\r\n\r\n".encode())
+        await writer.drain()
+
+    request = asked(route)
+    request.request.model = model
+    request.request.outputs = 1 if route == "responses" else 0
+    request.request.body = {"inputs": [{"name": "pixels", "data": [[1, 2], 3]}]}
+    accept(handle, request)
+    ((head, body),) = seen
+    (word,) = [line.partition(": ")[2] for line in head.split("\r\n") if line.startswith("x-penstock-measured")]
+    prefix, facts, signature = word.split("_")
+    assert signature == mac(f"{prefix}_{facts}", b"pepper")
+    assert (head.split()[1], body) == (f"/v1/async/{route}", b'{"as":"sent"}')
+    assert json.loads(base64.urlsafe_b64decode(facts)) == measured | {
+        "route": route, "model": model, "fingerprint": "f", "prompts": 1, "expires_at_ms": NOW_MS + 30_000,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("route", "model", "inputs", "error"),
+    [
+        ("chat.completions", "none", [], "does not exist"),
+        ("chat.completions", "counted", [], "the model does not answer this endpoint"),
+        ("infer", "m", [], "the model does not answer this endpoint"),
+        ("infer", "counted", [{"name": "other", "data": [1]}], "inputs: pixels is missing"),
+        ("infer", "counted", [{"name": "pixels", "data": [1] * 101}], "has 101 units, and this model takes 100"),
+    ],
+)
+def test_what_a_model_does_not_take_is_refused_before_the_gateway_is_asked(
+    route: str, model: str, inputs: list[Any], error: str
+) -> None:
+    request = asked(route)
+    request.request.model = model
+    request.request.body = {"inputs": inputs}
+    with pytest.raises(RequestError, match=error):
+        accept(answer("202 Accepted", b"{}", f"Location: /v1/jobs/{JOB}"), request)
 
 
 PREFIX = job_prefix("acme", "order-7")
