@@ -132,6 +132,46 @@ def test_whoever_waits_gets_the_answer_or_the_job_after_the_time(door: Door) -> 
     assert (answer.status, answer.json()["status"]) == (202, "failed")
 
 
+CHAT = {"id": "c", "object": "chat.completion", "choices": [{"message": {"content": "hello"}}], "usage": None}
+
+
+@pytest.mark.parametrize(
+    ("status", "stored", "shown"),
+    [
+        (200, {"id": "resp_1", "object": "response", "output": []}, {"id": "resp_1"}),
+        (200, CHAT, {"id": "resp_018bcfe56800000000000000000000ff", "object": "response"}),
+        (502, {"error": {"message": "broke off"}}, {"error": {"message": "broke off"}}),
+    ],
+    ids=["of a job", "of the realtime lane", "a failure"],
+)
+def test_the_stored_answer_of_a_response_is_a_response_whichever_lane_answered_it(
+    door: Door, status: int, stored: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    door.shelf.answer = Replayed("018bcfe56800000000000000000000ff", status, json.dumps(stored).encode())
+    asked = {"model": "chat-small", "input": "hi"}
+    answer = door.ask("POST", "/v1/responses", asked, headers=(*ASYNC, ("idempotency-key", "k")))
+    assert answer.status == status
+    assert answer.json() == answer.json() | shown
+
+
+@pytest.mark.parametrize(
+    ("route", "path", "body"),
+    [
+        ("responses", "/v1/responses", {"model": "chat-small", "input": "hi"}),
+        ("infer", "/v2/models/chat-small/infer", {"inputs": [{"name": "x", "shape": [1], "data": [1]}]}),
+    ],
+)
+def test_responses_and_inferences_are_jobs_as_they_were_sent_and_known_by_their_endpoint(
+    door: Door, route: str, path: str, body: dict[str, Any]
+) -> None:
+    answer = door.ask("POST", path, body, headers=ASYNC)
+    (asked,) = door.shelf.asked
+    assert (answer.status, json.loads(asked.raw), asked.request.route) == (202, body, route)
+    job = str(answer.json()["id"])
+    door.shelf.end(job, route=route)
+    assert door.ask("GET", f"/v1/jobs/{job}").json()["endpoint"] == path
+
+
 # --- looking -----------------------------------------------------------------------------------------------------
 
 

@@ -104,7 +104,7 @@ class Cluster:
     MODELS: Final = {
         "m": {"max_tokens": 50, "context": 4096},
         "org/m": {"max_tokens": 8, "context": 100},
-        "g": {"max_tokens": 1, "context": 500},
+        "g": {"max_tokens": 1, "context": 500, "infers": True},
     }
 
     def __init__(self, folder: Path) -> None:

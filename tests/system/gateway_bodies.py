@@ -130,10 +130,10 @@ def forwarded(gateway: Gateway, token: str, sent: Sent) -> str:
         request=request, raw=sent.body, key_macs=("",), idempotency_key=None, authorization=f"Bearer {token}",
         traceparent=None,
     )  # fmt: skip
-    bounds: Any = Cluster.MODELS[sent.model]
+    bounds = Cluster.MODELS[sent.model]
     served = ServedModel(
         name=sent.model, upstreams=(Upstream(url="http://model.test"),), upstream_model=sent.model,
-        units=sent.units, **bounds,
+        units=sent.units, context=bounds["context"], max_tokens=bounds["max_tokens"],
     )  # fmt: skip
 
     async def main() -> str:

@@ -185,6 +185,7 @@ def test_a_size_that_the_api_service_did_not_tell_of_this_body_is_refused(cluste
         (413, "body_too_large", {"body": b"[" + b" " * 8_000_000 + b"]"}),
         (400, "invalid_json", {"body": b'{"model":"\xff"}'}),
         (404, "model_not_found", {"body": CHAT.replace(b'"m"', b'"none.of/ours"')}),
+        (400, None, {"body": CHAT.replace(b'"m"', b'"g"')}),
         (400, None, {"idempotency_key": "k" * 256}),
     ],
 )

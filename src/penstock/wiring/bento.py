@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from penstock.adapters.processes import free_port
 from penstock.adapters.rabbitmq.topology import queue_name
 from penstock.adapters.tls import Tls
-from penstock.config import Configuration, read_secret
+from penstock.config import Configuration, read_secret, settings
 from penstock.errors import ConfigurationError
 from penstock.wiring.stores import Address, Role, Service, address
 from penstock.wiring.templates import templates
@@ -124,6 +124,7 @@ def _gateway(configuration: Configuration, environment: Mapping[str, str]) -> di
         )
     models = {
         name: {"max_tokens": model.max_tokens, "context": model.context, "queue": queue_name(name)}
+        | ({"infers": True} if model.kind is settings.ModelKind.KSERVE_V2 else {})
         for name, model in configuration.models.items()
     }
     return found | {
