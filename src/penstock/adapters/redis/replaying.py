@@ -58,10 +58,12 @@ class Acknowledged:
     Args:
         open: By reservation.
         recent: Oldest first, each with the caller's clock when it was acknowledged.
+        keeps_all: Nothing is forgotten, since somebody is telling: the store may lose it again meanwhile.
     """
 
     open: dict[str, _Open] = field(default_factory=dict)
     recent: deque[tuple[int, Any]] = field(default_factory=deque)
+    keeps_all: bool = False
 
     def note(self, call: Call[Any], answer: object) -> None:
         """Remember a call, if Redis took something over by its answer."""
@@ -82,7 +84,7 @@ class Acknowledged:
         if kind is Reserve and cast(Reserve, call).lane is Lane.REALTIME:
             self.open[cast(Reserve, call).reservation] = _Open(cast(Reserve, call), now_ms)
         self.recent.append((now_ms, call))
-        while self.recent[0][0] < now_ms - KEPT_MS:
+        while not self.keeps_all and self.recent[0][0] < now_ms - KEPT_MS:
             self.recent.popleft()
 
     def again(self, now_ms: int) -> Iterator[Call[Any]]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from penstock.adapters.redis.replaying import Acknowledged
 from penstock.errors import StoreUnavailable
-from penstock.quota.operations import Call, NotReady
+from penstock.quota.operations import Call, NotReady, Post, Reassert
 
 log = logging.getLogger("penstock.adapters.redis")
 
@@ -82,7 +82,15 @@ class Retelling:
         if calls:
             task = asyncio.create_task(self._tell_when_back(organisation, calls))
             self._losses[organisation] = task
-            task.add_done_callback(lambda _: self._losses.pop(organisation))
+            self._acknowledged.keeps_all = True
+            task.add_done_callback(lambda task: self._told(organisation, is_closing=task.cancelled()))
+
+    def _told(self, organisation: str, *, is_closing: bool) -> None:
+        del self._losses[organisation]
+        self._acknowledged.keeps_all = bool(self._losses)
+        if organisation in self._lost_again and not is_closing:
+            self._lost_again.discard(organisation)
+            self._notice_loss(organisation)
 
     def _acknowledged_of(self, organisation: str) -> list[Call[Any]]:
         return [call for call in self._acknowledged.again(self._now_ms()) if call.organisation == organisation]
@@ -107,8 +115,17 @@ class Retelling:
             place += 1
             if place == len(calls) and organisation in self._lost_again:
                 self._lost_again.discard(organisation)
-                calls, place = [*calls, *self._acknowledged_of(organisation)], 0
+                calls, place = _each_once([*calls, *self._acknowledged_of(organisation)]), 0
         _log_told(answers)
+
+
+def _each_once(calls: list[Call[Any]]) -> list[Call[Any]]:
+    """The last of each kind and reservation, where the first one stood: what was told is acknowledged, and so again."""
+    found: dict[tuple[type, str], Call[Any]] = {}
+    for call in calls:
+        about: Any = call.arguments if isinstance(call, Post | Reassert) else call
+        found[type(call), about.reservation] = call
+    return list(found.values())
 
 
 def _log_told(answers: Counter[str]) -> None:

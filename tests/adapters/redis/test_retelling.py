@@ -1,0 +1,62 @@
+"""What was acknowledged while a lost state was being told again is told as well, if that is lost in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from penstock.adapters.redis.replaying import KEPT_MS
+from penstock.adapters.redis.retelling import Retelling
+from penstock.quota.operations import Call, Done, NotReady, Reassert, Reserved, Settle, Settled, State
+from tests.adapters.redis.desks import reserve, settle
+
+T0_MS = 1_700_000_000_000
+RESERVED = Reserved(deadline_ms=0, tokens_held=0, epoch=1, readings=())
+SETTLED = Settled(State.POSTED, 0)
+EARLIER, LATER = range(1, 5), 5
+
+
+class SlowRedis:
+    """Each call takes it more than half of the time for which acknowledgements are kept; lost again after the first."""
+
+    def __init__(self) -> None:
+        self.now_ms = T0_MS
+        self.told: list[Call[Any]] = []
+        self.retelling = Retelling(self.apply, lambda: self.now_ms)
+
+    def acknowledges(self, number: int) -> None:
+        for call, answer in ((reserve(number), RESERVED), (settle(number), SETTLED)):
+            self.retelling.note(replace(call, caller_now_ms=self.now_ms), answer)
+
+    def is_lost(self) -> None:
+        self.told.clear()
+        self.retelling.note(replace(reserve(99), caller_now_ms=self.now_ms), NotReady())
+
+    async def apply(self, call: Call[Any]) -> Any:
+        is_first = self.now_ms == T0_MS
+        self.now_ms += KEPT_MS // 2 + 1
+        self.told.append(call)
+        self.retelling.note(call, answer := Done() if isinstance(call, Reassert) else SETTLED)
+        if is_first:
+            self.acknowledges(LATER)
+            self.is_lost()
+        await asyncio.sleep(0)
+        return answer
+
+
+def test_what_is_acknowledged_while_a_loss_is_told_is_told_if_that_is_lost_too_however_long_it_takes() -> None:
+    async def run() -> list[Call[Any]]:
+        redis = SlowRedis()
+        for number in EARLIER:
+            redis.acknowledges(number)
+        redis.is_lost()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await redis.retelling.close()
+        return redis.told
+
+    told = asyncio.run(run())
+    wanted = {settle(number).reservation for number in (*EARLIER, LATER)}
+    assert {call.reservation for call in told if isinstance(call, Settle)} == wanted
+    assert {call.arguments.reservation for call in told if isinstance(call, Reassert)} == wanted
