@@ -20,6 +20,7 @@ from penstock.adapters.rabbitmq.management import ManagementApi, prepare
 from penstock.adapters.rabbitmq.topology import Bounds, fill, queue_name
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient
+from penstock.adapters.redis.cluster import find_primaries
 from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.store import open_store
 from penstock.lanes.credentials import mac, mint
@@ -122,10 +123,10 @@ class Cluster:
         self.redis.stop()
 
     async def _prepare(self) -> None:
-        client = RedisClient(read_address(self.redis.url), name="test")
-        await client.start()
-        await load_library(client)
-        await client.close()
+        for primary in await find_primaries(read_address(self.redis.url)):
+            client = RedisClient(primary, name="test")
+            await load_library(client)
+            await client.close()
         template = (ROOT / "config" / "rabbitmq" / "definitions.json").read_text()
         bounds, users = Bounds(ready_bytes_max=50_000_000, deliveries=5), self.passwords
         definitions = fill(template, vhost=VHOST, models=self.MODELS, shards=SHARDS, bounds=bounds, users=users)

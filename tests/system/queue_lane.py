@@ -55,7 +55,8 @@ class Executor(Program):
     ) -> None:
         self.port, operations_port = port or free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        place, account = redis_url.replace("redis://", "").split("@")[::-1]
+        scheme, _, rest = redis_url.partition("://")
+        place, account = rest.split("@")[::-1]
         password = account.partition(":")[2]
         folder.mkdir(parents=True)
         (folder / "penstock.yaml").write_text(
@@ -63,7 +64,7 @@ class Executor(Program):
             "plans: {p: {limits: [1M tokens/day]}}\n"
             "organisations: {acme: {plan: p}}\n"
             "server: {data_directory: data, shutdown: 1s}\n"
-            f"stores: {{redis: {{url: 'redis://{place}', accounts: {{worker: {{env: WORKER}}}}}},\n"
+            f"stores: {{redis: {{url: '{scheme}://{place}', accounts: {{worker: {{env: WORKER}}}}}},\n"
             "  postgresql: {url: 'postgresql://127.0.0.1/penstock'},\n"
             "  rabbitmq: {url: 'amqp://127.0.0.1', management: 'http://127.0.0.1:15672'}}\n"
         )
