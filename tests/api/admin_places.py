@@ -14,30 +14,34 @@ from penstock.api.permissions import PERMISSIONS, Audience
 from tests.api.door import Answer, read_answer
 
 ROOT: Final = "/admin/v1"
-VICTIM: Final = f"{ROOT}/organisations/victim"
+VICTIMS: Final = tuple(f"victim-{number}" for number in range(200))
 HEADERS: Final = ("if-match", "x-request-id", "content-type")
 ANSWER_S: Final = 120.0  # a full run shares its machine with whatever else there is
 PRICED: Final = {"prompt_picos": 1, "completion_picos": 1, "cached_picos": 1, "request_picos": 1}
 
 
-def bodies(model: str) -> dict[str, dict[str, Any]]:
-    """What each operation is sent, so that only the one text decides whether it goes through."""
+def bodies(model: str) -> dict[str, list[dict[str, Any]]]:
+    """What each operation is sent, so that only the text decides whether it goes through; ``{key}`` is a key's id."""
     key = {
         "name": "n", "team": "crew", "models": [model], "routes": ["embeddings"], "cost_nanos_max": 1,
-        "expires_at_ms": 0, "admin": "nothing",
+        "expires_at_ms": 0, "admin": "",
     }  # fmt: skip
     organisation = {"reserve": "strict", "overrun": "stop", "results_ms": 1, "answers_ms": 1}
     own = "{organisation}"
     return {
-        "POST /organisations": {"name": "victim", "limits": ["5 requests/day"], **organisation},
-        f"PATCH /organisations/{own}": organisation,
-        f"POST /organisations/{own}/teams": {"name": "crew"},
-        f"POST /organisations/{own}/keys": key,
-        f"PATCH /organisations/{own}/keys/{{key}}": key,
-        f"POST /organisations/{own}/keys/{{key}}/rotate": {"grace_ms": 1},
-        f"POST /organisations/{own}/limits": {"limit": "7 requests/hour", "team": "crew", "key": "k", "model": model},
-        f"PATCH /organisations/{own}/limits/{{limit}}": {"cap": 5},
-        "POST /prices": {"model": model, **PRICED, "valid_from_ms": 1 << 42},
+        "POST /organisations": [{"name": "another", "limits": ["5 requests/day"], **organisation}],
+        f"PATCH /organisations/{own}": [organisation],
+        f"POST /organisations/{own}/teams": [{"name": "crew"}],
+        f"POST /organisations/{own}/keys": [key],
+        f"PATCH /organisations/{own}/keys/{{key}}": [key],
+        f"POST /organisations/{own}/keys/{{key}}/rotate": [{"grace_ms": 1}],
+        f"POST /organisations/{own}/limits": [
+            {"limit": "7 requests/hour", "team": "crew"},
+            {"limit": "7 requests/hour", "key": "{key}"},
+            {"limit": "7 requests/hour", "model": model},
+        ],
+        f"PATCH /organisations/{own}/limits/{{limit}}": [{"cap": 5}],
+        "POST /prices": [{"model": model, **PRICED, "valid_from_ms": 1 << 42}, {"model": model, **PRICED}],
     }
 
 
@@ -80,13 +84,13 @@ class Place:
         real = self.path
         for name, value in parameters.items():
             real = real.replace(f"{{{name}}}", quote(value, safe=""))
-        if self.kind == "query":
-            return Request(self.method, f"{real}?{self.at[0]}={quote(text, safe='')}", self.body)
-        if self.kind == "header":
-            return Request(self.method, real, self.body, (self.at[0], text))
-        body = self.body
+        body = {n: names["key"] if each == "{key}" else each for n, each in self.body.items()} if self.body else None
         if self.kind in ("body", "name"):
             body = _put(body, self.at, text, is_name=self.kind == "name")
+        if self.kind == "query":
+            return Request(self.method, f"{real}?{self.at[0]}={quote(text, safe='')}", body)
+        if self.kind == "header":
+            return Request(self.method, real, body, (self.at[0], text))
         return Request(self.method, real, body)
 
 
@@ -98,12 +102,13 @@ def places(model: str) -> list[Place]:
             continue
         for method, operation in operations.items():
             verb = method.upper()
-            body = sent[f"{verb} {path.removeprefix(ROOT)}"] if "requestBody" in operation else None
+            own = sent[f"{verb} {path.removeprefix(ROOT)}"] if "requestBody" in operation else []
+            body = own[0] if own else None
             asked = [(each["in"], each["name"]) for each in operation.get("parameters", ())]
             found += [Place(verb, path, kind, (name,), body) for kind, name in asked if kind != "header"]
             found += [Place(verb, path, "header", (name,), body) for name in HEADERS]
             found.append(Place(verb, path, "query", ("unknown",), body))
-            found += [Place(verb, path, kind, at, body) for kind, at in _within(body)]
+            found += [Place(verb, path, kind, at, each) for each in own for kind, at in _within(each)]
     return found
 
 
@@ -132,21 +137,28 @@ def _put(value: Any, at: tuple[Any, ...], text: str, *, is_name: bool) -> Any:
 
 
 class Prey:
-    """The organisation ``victim`` of a service at ``port``, whose administrator has ``token``; made again when gone."""
+    """An organisation of a service at ``port``, whose administrator has ``token``; made again when it is gone."""
 
     def __init__(self, port: int, token: str, model: str) -> None:
         self.port, self.token, self.model = port, token, model
         self.names: dict[str, str] = {}
+        self._victims = iter(VICTIMS)
+        self.move_on()
+
+    def move_on(self) -> None:
+        """To the next organisation: each change reads all keys of its own, and there get to be many."""
+        self.victim = next(self._victims)
         self.raise_again()
 
     def raise_again(self) -> None:
         """Whatever a request has taken away."""
-        self.ask("POST", f"{ROOT}/organisations", {"name": "victim", "limits": ["9 requests/minute"]})
-        self.ask("POST", f"{VICTIM}/teams", {"name": "crew"})
-        self.ask("POST", f"{VICTIM}/limits", {"limit": "9 requests/minute"})
-        key = str(self.ask("POST", f"{VICTIM}/keys", {"name": "prey"}).json()["id"])
-        limit = "victim/requests/minute"
-        self.names = {"organisation": "victim", "team": "crew", "key": key, "limit": limit, "job": "0" * 32}
+        at = f"{ROOT}/organisations/{self.victim}"
+        self.ask("POST", f"{ROOT}/organisations", {"name": self.victim, "limits": ["9 requests/minute"]})
+        self.ask("POST", f"{at}/teams", {"name": "crew"})
+        self.ask("POST", f"{at}/limits", {"limit": "9 requests/minute"})
+        key = str(self.ask("POST", f"{at}/keys", {"name": "prey"}).json()["id"])
+        limit = f"{self.victim}/requests/minute"
+        self.names = {"organisation": self.victim, "team": "crew", "key": key, "limit": limit, "job": "0" * 32}
 
     def ask(self, method: str, path: str, body: Any = None) -> Answer:
         answer = self.send(Request(method, path, body))
@@ -161,6 +173,16 @@ class Prey:
                 return read_answer(connection)
             except (IndexError, ConnectionResetError):
                 return None
+
+    def try_bodies(self) -> None:
+        """See that each operation takes what it is sent, so that a text in it reaches what it is aimed at."""
+        for operation, own in bodies(self.model).items():
+            method, path = operation.split()
+            for body in own:
+                sent = Place(method, ROOT + path, "header", ("accept",), body).request("*/*", self.names)
+                answer = self.send(sent)
+                assert answer is not None
+                assert answer.status in (200, 201, 409), (operation, answer.body)
 
     def attack(self, place: Place, text: str) -> int | None:
         """Send it, and see that the answer does no harm; its status."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from sqlalchemy import Engine
 from penstock.api.application import application
 from penstock.config.walking import NAME_PATTERN
 from tests.adapters.databases import Databases
-from tests.api.admin_places import Place, Prey, places
+from tests.api.admin_places import VICTIMS, Place, Prey, places
 from tests.api.corpora import STRINGS
 from tests.api.desk import PLATFORM, Desk
 from tests.api.door import listening
@@ -26,18 +25,25 @@ from tests.system.services import PostgreSQL
 
 pytestmark = [pytest.mark.slow, pytest.mark.torture]
 
+MOVE_EVERY = 250
+KEYS = "/admin/v1/organisations/{organisation}/keys"
 SERIES = re.compile(r'[a-z_]+(_bucket|_sum|_count)?(\{([a-z_]+="[^"\\\x00-\x1f\x7f-\x9f]*",?)*\})? [-+0-9.eInfNa]+')
 
 
 def drawn(model: str, seed: int) -> list[tuple[Place, str]]:
-    """All in full, else a part of them."""
+    """All in full, else a part of them; some become names of keys in any case, which are free text."""
     every = [(place, text) for place in places(model) for text in STRINGS]
-    return Random(seed).sample(every, min(len(every), count(len(every), short=150)))
+    (free,) = (place for place in places(model) if str(place) == f"POST {KEYS}, body name")
+    kept = [(free, text) for text in STRINGS[::20]]
+    return kept + Random(seed).sample(every, count(len(every), short=100))
 
 
 def attack(prey: Prey, seed: int) -> None:
+    prey.try_bodies()
     statuses = set()
-    for place, text in drawn(prey.model, seed):
+    for number, (place, text) in enumerate(drawn(prey.model, seed), 1):
+        if number % MOVE_EVERY == 0:
+            prey.move_on()
         try:
             statuses.add(prey.attack(place, text))
         except (AssertionError, TimeoutError) as error:
@@ -48,9 +54,9 @@ def attack(prey: Prey, seed: int) -> None:
 
 def check_lists(prey: Prey) -> None:
     prey.raise_again()
-    for path in ("/organisations", "/organisations/victim/keys", "/prices", "/audit-log"):
+    for path in ("/organisations", f"/organisations/{prey.victim}/keys", "/prices", "/audit-log"):
         assert prey.listed(path)
-    assert all(prey.told("victim"))
+    assert all(prey.told(prey.victim))
 
 
 def is_harmless(text: str) -> bool:
@@ -65,15 +71,13 @@ def test_whatever_administrators_send_is_refused_or_read_again_by_commands_metri
     deployed.start()
     try:
         platform = deployed.command("keys", "create", "acme", "--admin", "platform").strip()
-        deployed.key("other")
         prey = Prey(int(deployed.url.rpartition(":")[2]), platform, "m")
         before = prey.told("acme"), prey.told("other")
         attack(prey, seed)
         check_lists(prey)
         assert (prey.told("acme"), prey.told("other")) == before
-        for arguments in (["keys", "list"], ["usage", "--by", "key,team"], ["audit"]):
+        for arguments in (["keys", "list"], ["usage", "--by", "key,team"]):
             assert is_harmless(deployed.command(*arguments)), arguments
-        assert json.loads(deployed.command("usage", "--json"))
         answered = urlopen(f"{deployed.service.running['operations_url']}/metrics", timeout=60).read().decode()
         for line in answered.splitlines():
             assert line.startswith("# ") or SERIES.fullmatch(line), line
@@ -99,7 +103,7 @@ def prepared(folder: Path) -> Iterator[Engine]:
 def test_what_sqlite_takes_and_postgresql_does_not_is_refused_in_words_too(tmp_path: Path, seed: int) -> None:
     with prepared(tmp_path) as engine:
         desk = Desk(tmp_path, engine)
-        desk.hold("victim", *(text for text in STRINGS if re.fullmatch(NAME_PATTERN, text)))
+        desk.hold("another", *VICTIMS, *(text for text in STRINGS if re.fullmatch(NAME_PATTERN, text)))
         with listening(application(desk.services())) as (port, _):
             prey = Prey(port, PLATFORM, "chat-small")
             before = prey.told("acme"), prey.told("globex")
