@@ -6,8 +6,24 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import pytest
+
+from penstock.errors import StoreUnavailable
 from penstock.lanes.rebuilding import Rebuilder
-from penstock.quota import Call, Definitions, Event, Inspect, Inspected, Kind, Limit, Metric, Organisation, restore
+from penstock.quota import (
+    Call,
+    Definitions,
+    Event,
+    Inspect,
+    Inspected,
+    Kind,
+    Limit,
+    Metric,
+    Organisation,
+    Ready,
+    restore,
+)
+from penstock.quota.state import REMEMBER_MS
 
 A = TypeVar("A")
 T0_MS = 1_741_000_000_000
@@ -25,6 +41,8 @@ class Stage:
         self.epochs = {"acme": epoch}
         self.newest = newest_ms
         self.drains = 0
+        self.reopened_since_ms = 0
+        self.unanswered: type | None = None
         self.organisation = Organisation("acme")
         self.rebuilder = Rebuilder(self, self, self, self)
 
@@ -35,7 +53,11 @@ class Stage:
         return self.now_s
 
     async def apply(self, call: Call[A]) -> A:
-        return self.organisation.apply(call, time_ms=self.now_ms())
+        answer = self.organisation.apply(call, time_ms=self.now_ms())
+        if self.unanswered is type(call):
+            self.unanswered = None
+            raise StoreUnavailable("the answer is lost")
+        return answer
 
     async def epoch(self, organisation: str) -> int:
         return self.epochs[organisation]
@@ -45,6 +67,10 @@ class Stage:
 
     async def newest_ms(self, organisation: str) -> int:
         return self.newest
+
+    async def reopen_results(self, organisation: str, *, since_ms: int) -> int:
+        self.reopened_since_ms = since_ms
+        return 0
 
     async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
         assert since_ms <= TODAY * 86_400_000
@@ -106,6 +132,39 @@ def test_a_lost_one_has_the_ledgers_sums_and_empty_buckets_and_waits_a_lease_for
     assert stage.inspected().epoch == stage.epochs["acme"] == 5
     assert stage.drains == 2
     assert not stage.rebuilder.under_way
+
+
+def test_results_of_late_are_settled_again_whose_end_the_ledger_does_not_have() -> None:
+    stage = Stage(epoch=4, newest_ms=T0_MS - 5)
+    stage.tend(is_lost=True)
+    assert stage.reopened_since_ms == 0, "whoever settled one just before may note that now"
+    stage.now_s = 60.0
+    stage.tend()
+    assert stage.reopened_since_ms == T0_MS + 60_000 - REMEMBER_MS
+
+
+def test_a_rebuild_whose_marker_was_written_and_not_acknowledged_ends_all_the_same() -> None:
+    stage = Stage(epoch=4, newest_ms=T0_MS)
+    stage.unanswered = Ready
+    with pytest.raises(StoreUnavailable):
+        stage.tend(is_lost=True)
+    stage.tend()
+    stage.now_s = 60.0
+    stage.tend()
+    assert stage.inspected().epoch == 5
+
+
+def test_a_rebuild_of_the_keeper_before_is_ended_though_the_first_look_at_it_was_not_answered() -> None:
+    stage = Stage(epoch=4, newest_ms=T0_MS)
+    stage.tend(is_lost=True)
+    stage.rebuilder.begin()
+    stage.unanswered = Inspect
+    with pytest.raises(StoreUnavailable):
+        stage.tend()
+    stage.tend()
+    stage.now_s = 60.0
+    stage.tend()
+    assert stage.inspected().epoch == 5
 
 
 def test_one_with_an_epoch_but_no_rows_was_lost_too() -> None:

@@ -6,7 +6,8 @@
               --had one--> defined, windows and ended ids from the ledger, buckets empty, marked
                            --one lease, for holds to be reasserted--> ready under the next epoch
 
-Jobs that were accepted and have not ended come back with their holds, as queued: whoever ran one claims it again.
+Jobs that were accepted and have not ended come back with their holds, as queued: whoever ran one claims it again. Those
+whose result is stored and whose settle was lost on its way to the ledger are settled again.
 
 Until then nothing is admitted: a store that forgot must never count from zero.
 """
@@ -56,6 +57,10 @@ class Books(Protocol):
 
     async def newest_ms(self, organisation: str) -> int:
         """When the newest row occurred; 0 if there is none."""
+        ...
+
+    async def reopen_results(self, organisation: str, *, since_ms: int) -> int:
+        """Let results since then be settled again whose end the ledger does not have; how many."""
         ...
 
     async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
@@ -127,19 +132,21 @@ class Rebuilder:
             drain: Brings everything on its way into the ledger.
         """
         if is_lost:
-            self._looked.add(organisation)
+            self._looked.discard(organisation)  # until all is done: a marker whose answer is lost is looked for again
             self._ready_at_s.pop(organisation, None)
             await self._begin(organisation, version, definitions, drain)
-        elif organisation not in self._looked:
             self._looked.add(organisation)
+        elif organisation not in self._looked:
             now_ms = self._clock.now_ms()
             found = await self._quota.apply(Inspect(organisation=organisation, caller_now_ms=now_ms, holds_max=0))
             if isinstance(found, Inspected) and found.epoch == 0:
                 self._wait(organisation)
             elif isinstance(found, Inspected) and found.epoch > await self._books.epoch(organisation):
                 await self._books.keep_epoch(organisation, found.epoch)
+            self._looked.add(organisation)
         elif self._clock.monotonic_s() >= self._ready_at_s.get(organisation, float("inf")):
             await drain()
+            await self._reopen_results(organisation)
             await self._ready(organisation, await self._books.epoch(organisation) + 1)
             del self._ready_at_s[organisation]
 
@@ -165,6 +172,13 @@ class Rebuilder:
         await self._restorer.restore(organisation, clock_ms=clock_ms, window_sums=sums, tombstones=rows, jobs=jobs)
         await self._quota.apply(Ready(organisation=organisation, caller_now_ms=now_ms, epoch=0))
         self._wait(organisation)
+
+    async def _reopen_results(self, organisation: str) -> None:
+        """At the end of the lease, when whoever settled one before the loss has noted that it is settled."""
+        since_ms = self._clock.now_ms() - REMEMBER_MS
+        reopened = await self._books.reopen_results(organisation, since_ms=since_ms)
+        if reopened:
+            self._tell(f"{organisation}: {reopened} results are settled again, whose charge was lost")
 
     def _wait(self, organisation: str) -> None:
         self._ready_at_s[organisation] = self._clock.monotonic_s() + self._lease_ms / 1000

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from penstock.adapters.postgresql import crash_points
@@ -22,12 +22,13 @@ from penstock.adapters.sql.job_tables import results
 from penstock.adapters.sql.jobs import mark_settled, project
 from penstock.adapters.sql.keeping_tables import outbox_positions
 from penstock.adapters.sql.ledger import LedgerReads
-from penstock.adapters.sql.tables import epochs
+from penstock.adapters.sql.tables import epochs, ledger
 from penstock.ports import Kept
-from penstock.quota.events import Event, Usage, UsageSource
+from penstock.quota.events import Event, EventKind, Usage, UsageSource
 
 T = TypeVar("T")
 _result = results.c
+_row = ledger.c
 
 
 class OutboxEntry(Protocol):
@@ -186,6 +187,22 @@ class KeeperStore:
     async def mark_settled(self, job: str) -> None:
         """The quota store, or the ledger, has what the result charges."""
         await self._write(lambda connection: mark_settled(connection, job))
+
+    async def reopen_results(self, organisation: str, *, since_ms: int) -> int:
+        """See ``penstock.lanes.rebuilding.Books``."""
+        has_ended = exists().where(
+            _row.organisation == organisation,
+            _row.reservation == _result.job,
+            _row.kind.in_((EventKind.POSTED.value, EventKind.LATE.value, EventKind.VOIDED.value)),
+        )
+        statement = (
+            update(results)
+            .where(
+                _result.organisation == organisation, _result.settled, _result.finished_at_ms >= since_ms, ~has_ended
+            )
+            .values(settled=False)
+        )
+        return await self._write(lambda connection: connection.execute(statement).rowcount)
 
     def _keep_positions(self, connection: Connection, entries: Mapping[int, str]) -> None:
         now_ms = self._now_ms()
