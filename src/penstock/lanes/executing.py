@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -29,7 +29,20 @@ from penstock.lanes.jobs import Job, JobResult, JobStatus, read_job
 from penstock.lanes.models import ServedModel
 from penstock.lanes.tracing import traceparent_of
 from penstock.ports import Clock, Observer, QuotaStore, RequestRecord, Tracer
-from penstock.quota.operations import Gone, Invalid, Never, NotReady, Run, Wait
+from penstock.quota.operations import (
+    Done,
+    Duplicate,
+    Gone,
+    Invalid,
+    Look,
+    Never,
+    NotReady,
+    Reassert,
+    Run,
+    State,
+    Unknown,
+    Wait,
+)
 
 AWAY_MS: Final = 1_000
 REBUILT_MS: Final = 90_000
@@ -161,13 +174,28 @@ class Executor:
             case Wait(retry_after_ms):
                 return Later(retry_after_ms, "its limits, or the store, let it run later", is_limited=True)
             case Gone():
-                return Dropped()
+                return None if await self._is_claimed_again(job) else Dropped()
             case Never(limit):
                 return Finished(self._result(job, _never(limit), attempts=0, started_at_ms=0))
             case Invalid(why):
                 return Poison(f"the quota store refuses it: {why}")
             case _:
                 return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
+
+    async def _is_claimed_again(self, job: Job) -> bool:
+        """Whether the store knows nothing of the job, and takes it back.
+
+        What ended is remembered until its deadline. So one that is unknown before that is in the end of a history that
+        was lost with no loss of the rest, such as what was not on the disk yet; its acceptance was told to a client.
+        """
+        now_ms = self._clock.now_ms()
+        by: dict[str, Any] = {"organisation": job.organisation, "caller_now_ms": now_ms}
+        seen = await self._quota.apply(Look(**by, reservation=job.job))
+        if not isinstance(seen, Unknown):
+            return False
+        again = Reassert(**by, arguments=job.reserve, acquired=True, prompt=0, completion=0, renewed_at_ms=now_ms)
+        answer = await self._quota.apply(again)
+        return answer in (Done(), Duplicate(State.OPEN))  # the second: to an attempt whose first answer was lost
 
     def _not_ready(self, job: Job) -> Outcome:
         """The store lost the organisation and is given it back by the keeper; or there is none, as time tells."""
