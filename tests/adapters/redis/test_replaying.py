@@ -27,6 +27,7 @@ from penstock.quota import (
     Settled,
     State,
     Touch,
+    Touched,
     Unknown,
     Usage,
     Void,
@@ -144,3 +145,21 @@ def test_a_hold_that_was_lost_and_its_usage_posted_by_force_is_not_told_again() 
     post = Post(organisation="acme", caller_now_ms=later_ms, arguments=at(reserve(1), T0_MS), usage=Usage(1, 1))
     acknowledged.note(post, Settled(State.POSTED, 0))
     assert [type(call) for call in acknowledged.again(later_ms)] == [Post]
+
+
+def test_a_hold_that_is_missing_where_it_was_is_noticed_once_each_time() -> None:
+    """A state that was lost and rebuilt between two calls of a process never answers it that it is not ready."""
+    organisation, acknowledged = Organisation("acme"), Acknowledged()
+    for call in (at(define(), T0_MS), at(ready(), T0_MS), at(reserve(1), T0_MS)):
+        acknowledged.note(call, organisation.apply(call, time_ms=T0_MS))
+    mine: dict[str, Any] = {"organisation": "acme", "caller_now_ms": T0_MS, "reservation": reserve(1).reservation}
+    touch, settle = Touch(**mine, prompt=0, completion=0), Settle(**mine, usage=Usage(1, 1))
+    told: list[tuple[Any, object]] = [
+        (touch, Unknown()),
+        (settle, Unknown()),
+        (touch, Touched(T0_MS)),
+        (settle, Unknown()),
+    ]
+    assert [acknowledged.is_missing(*each) for each in told] == [True, False, False, True]
+    nobodys = replace(settle, reservation=reserve(2).reservation)
+    assert not acknowledged.is_missing(nobodys, Unknown())

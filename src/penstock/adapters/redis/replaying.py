@@ -30,6 +30,7 @@ from penstock.quota.operations import (
     Settled,
     State,
     Touch,
+    Unknown,
     Void,
 )
 
@@ -49,6 +50,7 @@ class _Open:
     renewed_at_ms: int
     prompt: int = 0
     completion: int = 0
+    is_missed: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +88,19 @@ class Acknowledged:
         self.recent.append((now_ms, call))
         while not self.keeps_all and self.recent[0][0] < now_ms - KEPT_MS:
             self.recent.popleft()
+
+    def is_missing(self, call: Call[Any], answer: object) -> bool:
+        """Whether the store does not know a hold that has no end: its state was lost and put back without it.
+
+        True once for each time that a hold is missed, however often it is asked for.
+        """
+        if type(call) not in (Touch, Settle):
+            return False
+        hold = self.open.get(cast(Settle, call).reservation)
+        if hold is None:
+            return False
+        was_missed, hold.is_missed = hold.is_missed, type(answer) is Unknown
+        return hold.is_missed and not was_missed
 
     def again(self, now_ms: int) -> Iterator[Call[Any]]:
         """What to tell a Redis that was started anew, in order: first every hold, then what ended some.

@@ -3,7 +3,7 @@
 ::
 
     started anew --what is acknowledged is told, before anything else is asked--> as it was
-    an organisation is not ready --its calls wait, until it is put back--> told
+    an organisation is not ready, or is back without a hold --its calls wait, until it is put back--> told
 
 What is remembered, and in which order it is told, is decided in ``replaying``.
 """
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from penstock.adapters.redis.replaying import Acknowledged
 from penstock.errors import StoreUnavailable
-from penstock.quota.operations import Call, NotReady, Post, Reassert
+from penstock.quota.operations import Call, Inspected, NotReady, Post, Reassert, Reserved
 
 log = logging.getLogger("penstock.adapters.redis")
 
@@ -43,11 +43,17 @@ class Retelling:
         self._acknowledged = Acknowledged()
         self._losses: dict[str, asyncio.Task[None]] = {}
         self._lost_again: set[str] = set()
+        self._epochs: dict[str, int] = {}
 
     def note(self, call: Call[Any], answer: object) -> None:
         """Remember what was acknowledged, or notice that an organisation's state is gone."""
         self._acknowledged.note(call, answer)
-        if type(answer) is NotReady:
+        is_lost = type(answer) is NotReady or self._acknowledged.is_missing(call, answer)
+        if isinstance(answer, Reserved | Inspected):
+            known = self._epochs.get(call.organisation, 0)
+            is_lost = known not in (0, answer.epoch)  # put back since the last answer, and nobody was told NotReady
+            self._epochs[call.organisation] = answer.epoch
+        if is_lost:
             self._notice_loss(call.organisation)
 
     async def tell(self, send: Callable[[Call[Any]], Awaitable[str]], serves: Callable[[str], bool]) -> None:
