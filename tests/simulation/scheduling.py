@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
@@ -35,9 +36,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         idle = _Idle()
         idle.loop = self
         super().__init__(idle)
+        self.set_task_factory(_task)
 
     def time(self) -> float:
         return self.now_s
+
+
+_LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Any, *, context: Context | None = None, **fields: Any) -> Any:
+    """A task belongs to the process that started it, and dies with it."""
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context, **fields)
+    life = (context or copy_context()).get(_LIFE)
+    if life is not None:
+        life.adopt(task)
+    return task
 
 
 class Clock:
@@ -60,18 +74,28 @@ class Life:
         self.faults = faults
         self.name = name
         self.is_over = False
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}
         self.at_end: list[Callable[[], None]] = []
+        self._context = copy_context()
+        self._context.run(_LIFE.set, self)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Let something run in this process."""
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         task.add_done_callback(self._ended)
         return task
 
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """Something runs in this process."""
+        self.tasks[task] = None
+        task.add_done_callback(self._left)
+        if self.is_over:
+            task.cancel()
+
+    def _left(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.pop(task, None)
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.faults.bugs.append(f"{self.name}: {error!r}")
             self.kill()
@@ -87,10 +111,10 @@ class Life:
         await asyncio.sleep(seconds)
         self.check()
 
-    def point(self, name: str) -> None:
-        """Between two steps: here the process may be killed."""
+    def point(self, name: str, *, share: float = 1.0) -> None:
+        """Between two steps: here the process may be killed, ``share`` as often as at other points."""
         self.faults.points.add(f"{self.name}: {name}")
-        if self.faults.happens(self.faults.kill_share):
+        if self.faults.happens(self.faults.kill_share * share):
             self.kill()
         self.check()
 
@@ -117,6 +141,10 @@ class Faults:
         self.kills = 0
         self.points: set[str] = set()
         self.bugs: list[str] = []
+
+    def now_s(self) -> float:
+        """Seconds of virtual time."""
+        return asyncio.get_running_loop().time()
 
     def happens(self, share: float) -> bool:
         """Whether something of this probability happens now."""

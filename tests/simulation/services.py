@@ -1,7 +1,7 @@
-"""The stores and the broker of a simulated system, and the ways to them, on which messages are lost, late and doubled.
+"""The broker and the database of a simulated system, and the ways to them: messages are lost, late and doubled.
 
-The quota store is the quota model itself. The others do what the real ones promise and no more: a queue keeps what it
-confirmed until it is acknowledged, and brings it again otherwise; a transaction is carried out whole or not at all.
+They do what the real ones promise and no more: a queue keeps what it confirmed until it is acknowledged, and brings it
+again otherwise; a transaction is carried out whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,67 +14,13 @@ from typing import Any, TypeVar
 from penstock.errors import Deposed, StoreUnavailable
 from penstock.lanes.jobs import JobResult
 from penstock.ports import Kept
-from penstock.quota import Call, Event, EventKind, Organisation, Usage
+from penstock.quota import Event, EventKind, Usage
+from tests.quota import invariants
 from tests.simulation.scheduling import Clock, Faults, Life
+from tests.simulation.store import Entry, Quota
 
-A = TypeVar("A")
 T = TypeVar("T")
-BOUND_S = 0.15
 CONFIRM_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One event of the outbox."""
-
-    id: str
-    event: Event
-    traceparent: str | None = None
-
-
-class Quota:
-    """The quota store, and its outbox."""
-
-    def __init__(self, clock: Clock, faults: Faults, name: str) -> None:
-        self.organisation = Organisation(name)
-        self.clock = clock
-        self.faults = faults
-        self.outbox: list[Entry] = []
-        self._count = 0
-
-    def carry_out(self, call: Call[A]) -> A:
-        """One call, atomically."""
-        answer = self.organisation.apply(call, time_ms=self.clock.now_ms())
-        for event in self.organisation.outbox:
-            self._count += 1
-            self.outbox.append(Entry(f"{self._count:09}", event))
-        self.organisation.outbox.clear()
-        return answer
-
-
-class QuotaPort:
-    """``penstock.ports.QuotaStore`` for one process: two attempts at each call, as the client of Redis makes."""
-
-    def __init__(self, quota: Quota, life: Life) -> None:
-        self._quota = quota
-        self._life = life
-
-    async def apply(self, call: Call[A]) -> A:
-        faults = self._quota.faults
-        for _ in range(2):
-            await self._life.wait(faults.delay_s())
-            if faults.happens(faults.loss_share):
-                if faults.happens(0.5):  # not lost but late: it arrives after the caller gave it up
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(faults.random.uniform(0.2, 90.0), self._quota.carry_out, call)
-                await self._life.wait(BOUND_S)
-                continue
-            answer = self._quota.carry_out(call)
-            if not faults.happens(faults.loss_share):
-                await self._life.wait(faults.delay_s())
-                return answer
-            await self._life.wait(BOUND_S)
-        raise StoreUnavailable("no answer, twice")
 
 
 @dataclass(slots=True)
@@ -185,6 +131,14 @@ class Database:
     leader: Life | None = None
     renewed_ms: int = 0
 
+    async def events(self, life: Life, organisation: str, reservation: str) -> list[Event]:
+        """The ledger's rows of a reservation."""
+
+        def read() -> list[Event]:
+            return [row for (name, _), row in self.ledger.items() if name == reservation]
+
+        return await self.transact(life, read)
+
     async def transact(self, life: Life, work: Callable[[], T]) -> T:
         """Carry out a transaction.
 
@@ -271,31 +225,35 @@ class Books:
 
         await self._fenced(keep)
 
+    async def newest_ms(self, organisation: str) -> int:
+        return max((row.occurred_at_ms for row in self._database.ledger.values()), default=0)
+
+    async def reopen_results(self, organisation: str, *, since_ms: int) -> int:
+        def reopen() -> int:
+            ledger = self._database.ledger
+            found = [
+                row
+                for row in self._database.results.values()
+                if row.is_settled and row.stored_at_ms >= since_ms
+                and not any((row.job, kind) in ledger for kind in (EventKind.POSTED, EventKind.LATE, EventKind.VOIDED))
+            ]  # fmt: skip
+            for row in found:
+                row.is_settled = False
+            return len(found)
+
+        return await self._fenced(reopen)
+
+    async def window_sums(self, organisation: str, *, since_ms: int) -> dict[tuple[str, int], int]:
+        rows = self._database.ledger.values()
+        return invariants.window_sums(row for row in rows if row.occurred_at_ms >= since_ms)
+
+    async def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
+        rows = self._database.ledger.values()
+        found = [each for each in rows if each.occurred_at_ms > now_ms - remember_ms or each.job_deadline_ms > now_ms]
+        return sorted(found, key=lambda row: (row.occurred_at_ms, row.reservation, row.kind))
+
     async def make_partitions(self) -> list[int]:
         return []
 
     async def forget_jobs(self, *, now_ms: int, kept: Kept) -> int:
         return 0
-
-
-class OutboxPort:
-    """``penstock.lanes.keeping.Outbox``."""
-
-    def __init__(self, quota: Quota, life: Life) -> None:
-        self._quota = quota
-        self._life = life
-
-    async def read(self, *, count_max: int) -> Mapping[int, Sequence[Entry]]:
-        await self._life.wait(self._quota.faults.delay_s())
-        entries = self._quota.outbox[:count_max]
-        return {0: entries} if entries else {}
-
-    async def may_have(self, organisation: str, reservation: str) -> bool:
-        await self._life.wait(self._quota.faults.delay_s())
-        return any(each.event.reservation == reservation for each in self._quota.outbox)
-
-    async def trim(self, through: Mapping[int, str]) -> int:
-        await self._life.wait(self._quota.faults.delay_s())
-        before = len(self._quota.outbox)
-        self._quota.outbox = [each for each in self._quota.outbox if each.id > through[0]]
-        return before - len(self._quota.outbox)

@@ -18,6 +18,7 @@ from penstock.lanes.executing import Dropped, Executor, Finished, Later, Outcome
 from penstock.lanes.jobs import Job, JobResult
 from penstock.lanes.keeping import Keeper
 from penstock.lanes.models import ServedModel
+from penstock.lanes.posting import Posting
 from penstock.lanes.rebuilding import Rebuilder
 from penstock.ports import Kept, UpstreamClient
 from penstock.quota import (
@@ -33,8 +34,10 @@ from penstock.quota import (
     Void,
 )
 from tests.lanes.stage import Health
+from tests.simulation.realtime import Door
 from tests.simulation.scheduling import Clock, Life
-from tests.simulation.services import Books, Database, Delivery, OutboxPort, Quota, QuotaPort, Row, WorkQueue
+from tests.simulation.services import Books, Database, Delivery, Row, WorkQueue
+from tests.simulation.store import OutboxPort, Quota, QuotaPort, RestorerPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class Rules:
     gateway_waits_for_confirm: bool = True
     winner_is_settled: bool = True
     collector_acknowledges_last: bool = True
+    spool_survives: bool = True
+    settles_once: bool = True
+    holds_are_told_again: bool = True
+    rebuild_forgets: str = ""
 
 
 @dataclass(slots=True)
@@ -59,6 +66,7 @@ class Cluster:
     rules: Rules
     models: dict[str, ServedModel]
     definitions: Definitions
+    door: Door
     executor: Executor | None = None
     executor_life: Life | None = None
 
@@ -199,16 +207,29 @@ async def run_executor(cluster: Cluster, life: Life, client: UpstreamClient) -> 
     """The real one; it waits to be asked."""
     health: Any = Health()
     caller = Caller(client, cluster.clock, health, cluster.models.values())
-    quota = QuotaPort(cluster.quota, life)
+    quota = QuotaPort(cluster.quota, life, tells=True)
     cluster.executor = Executor(
         quota, caller, cluster.clock, cluster.models, observer=health, translations={}, sleep=life.wait
     )
     cluster.executor_life = life
 
 
+async def serve(cluster: Cluster, life: Life, client: UpstreamClient) -> None:
+    """The API process, with the real realtime lane and spool."""
+    if not cluster.rules.spool_survives:
+        cluster.door.machine.lines.clear()
+    tells = cluster.rules.holds_are_told_again
+    store = QuotaPort(cluster.quota, life, tells=tells, stepped=life.point)
+    posting = Posting(
+        store, cluster.clock, partial(cluster.database.events, life), OutboxPort(cluster.quota, life).may_have
+    )
+    await cluster.door.serve(life, store, posting, cluster.models, client)
+
+
 async def keep(cluster: Cluster, life: Life) -> None:
     """The real keeper, as slow as a busy machine."""
-    quota = QuotaPort(cluster.quota, life)
+    quota = QuotaPort(cluster.quota, life, tells=True)
+    restorer = RestorerPort(cluster.quota, life, forgets=cluster.rules.rebuild_forgets)
     books: Any = Books(cluster.database, cluster.quota, life)
 
     async def definitions() -> tuple[int, dict[str, Definitions]]:
@@ -220,6 +241,6 @@ async def keep(cluster: Cluster, life: Life) -> None:
 
     await Keeper(
         books, OutboxPort(cluster.quota, life), quota, cluster.clock, definitions,
-        Rebuilder(books, quota, books, cluster.clock), kept=Kept(10**9, 10**9), lease_s=10.0,
+        Rebuilder(books, quota, restorer, cluster.clock), kept=Kept(10**9, 10**9), lease_s=10.0,
         reached=life.point, pause=pause,
     ).run()  # fmt: skip

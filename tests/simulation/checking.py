@@ -1,0 +1,150 @@
+"""What must be true of all that is left of a schedule, and what a loss of the quota store excuses.
+
+Each sentence is a function that raises ``AssertionError``; the general ones are those of ``tests.quota.invariants``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from penstock.adapters.redis.replaying import KEPT_MS
+from penstock.lanes.counting import estimate_prompt
+from penstock.quota import Event, EventKind, Inspected
+from tests.lanes.stage import request
+from tests.quota import invariants
+from tests.simulation.model_server import Work
+from tests.simulation.realtime import Asked
+from tests.simulation.streams import Cluster
+
+PROMPT_ESTIMATE = estimate_prompt(request().body, 4.0)
+
+
+def wrong_sentences(
+    cluster: Cluster, work: Work, standing: object, accepted: set[str], cancelled: set[str]
+) -> list[str]:
+    """Which sentences are not true, and why."""
+    if not isinstance(standing, Inspected) or standing.epoch == 0:
+        return [f"admissions do not begin again: {standing}"]
+    rows = list(cluster.database.ledger.values())
+    ahead = _ahead(cluster)
+    sentences: tuple[Callable[[], None], ...] = (
+        partial(invariants.all_has_come_to_rest, standing, [each.event for each in cluster.quota.outbox]),
+        partial(invariants.held_is_the_sum_of_open_reservations, standing),
+        partial(invariants.used_and_held_stay_within_the_cap, standing),
+        partial(invariants.buckets_stay_within_their_caps, standing),
+        partial(used_is_what_the_ledger_says, standing, rows, ahead),
+        partial(invariants.every_id_leaves_open_once, [row for row in rows if row.reservation not in ahead]),
+        partial(nothing_accepted_is_lost, cluster, accepted, cancelled),
+        partial(what_is_billed_is_what_was_stored, cluster, accepted, cancelled),
+        partial(what_is_billed_is_what_clients_were_told, cluster),
+        partial(nobody_pays_for_more_than_was_produced, cluster, work),
+    )
+    wrong = []
+    for sentence in sentences:
+        try:
+            sentence()
+        except AssertionError as error:
+            name = getattr(sentence, "func", sentence).__name__
+            wrong.append(f"{name}: {str(error).partition(chr(10))[0]}")
+    return wrong
+
+
+def used_is_what_the_ledger_says(standing: Inspected, rows: list[Event], ahead: set[str]) -> None:
+    """As the invariant, but for reservations of which the ledger had more than the store: they differ by so much."""
+    sums = invariants.window_sums(rows)
+    if not ahead:
+        invariants.used_is_what_the_ledger_says(standing, sums)
+        return
+    without = invariants.window_sums(row for row in rows if row.reservation not in ahead)
+    theirs = [amount for row in rows if row.reservation in ahead for amount in row.amounts]
+    for each in standing.limits:
+        if each.kind == "window":
+            place = (each.limit, each.window)
+            most = sum(amount.amount for amount in theirs if amount.limit == each.limit)
+            assert without.get(place, 0) <= each.used <= sums.get(place, 0) + most, each
+
+
+def nothing_accepted_is_lost(cluster: Cluster, accepted: set[str], cancelled: set[str]) -> None:
+    """Of every job whose client was told 202 there is a result."""
+    lost = accepted - cancelled - cluster.database.results.keys()
+    assert not lost, f"accepted, and without a result: {sorted(lost)}"
+
+
+def what_is_billed_is_what_was_stored(cluster: Cluster, accepted: set[str], cancelled: set[str]) -> None:
+    """A job is charged what its result says, and nothing without a result."""
+    database = cluster.database
+    for job, row in database.results.items():
+        assert row.is_settled, f"{job} is stored, and never settled"
+        kinds = _kinds(cluster, job)
+        charged = sum(event.charge.tokens for event in kinds.values())
+        usage = row.usage
+        told = 0 if usage is None else usage.prompt + usage.completion
+        is_given_up = job in cancelled or job not in accepted
+        if is_given_up and EventKind.VOIDED in kinds:
+            assert charged == 0, f"{job} was voided, and {charged} tokens were charged"
+        elif _is_cut_off(cluster, job):
+            assert charged <= told or EventKind.EXPIRED in kinds, (
+                f"{job}: {told} tokens in its result, {charged} charged"
+            )
+        elif EventKind.EXPIRED not in kinds:
+            assert charged == told, f"{job}: {told} tokens in its result, {charged} in the ledger"
+        else:  # at the least that it can have used, and its late settle adds the rest
+            assert charged >= told, f"{job}: {told} tokens in its result, {charged} in the ledger"
+    for (job, kind), event in database.ledger.items():
+        billed = event.lane == "queue" and kind in (EventKind.POSTED, EventKind.LATE) and event.charge.tokens
+        assert not billed or job in database.results, f"{job} is billed, and has no result"
+
+
+def what_is_billed_is_what_clients_were_told(cluster: Cluster) -> None:
+    """Whoever got a whole answer pays what that says, to the token, however often what was killed meanwhile."""
+    for asked in cluster.door.asked:
+        if asked.tokens is None:
+            continue
+        name = asked.record.reservation
+        charged = sum(event.charge.tokens for event in _kinds(cluster, name).values())
+        assert charged == asked.tokens or (charged < asked.tokens and _is_excused(cluster, asked)), (
+            f"{name}: its client was told {asked.tokens} tokens, {charged} are in the ledger"
+        )
+
+
+def _is_excused(cluster: Cluster, asked: Asked) -> bool:
+    """Redis lost what nobody was left to tell it again."""
+    for loss in cluster.quota.losses:
+        if asked.record.reservation in loss.gone:
+            is_forgotten = asked.settled_at_ms < loss.at_ms - KEPT_MS
+            if is_forgotten or asked.life.is_over:
+                return True
+    return False
+
+
+def nobody_pays_for_more_than_was_produced(cluster: Cluster, work: Work) -> None:
+    """Whoever left, or whose answer broke off, pays for what the model server did, or less."""
+    for asked in cluster.door.asked:
+        name = asked.record.reservation
+        charged = sum(event.charge.tokens for event in _kinds(cluster, name).values())
+        produced = work.produced.get(name)
+        most = PROMPT_ESTIMATE
+        if produced is not None:
+            most = max(most, produced.prompt) + len(produced.tokens_at_s)
+        assert charged <= most, f"{name}: {most} tokens were produced, {charged} are in the ledger"
+
+
+def _ahead(cluster: Cluster) -> set[str]:
+    """Reservations whose end was drained to the ledger out of the part of the log that was then lost."""
+    cuts = [loss for loss in cluster.quota.losses if loss.kind == "cut"]
+    return {
+        row.reservation
+        for loss in cuts
+        for row in cluster.database.ledger.values()
+        if row.reservation in loss.gone and loss.since_ms <= row.occurred_at_ms <= loss.at_ms
+    }
+
+
+def _is_cut_off(cluster: Cluster, job: str) -> bool:
+    """Something of it was in the end of a log that was lost: the streams of a queue do not tell that again."""
+    return any(job in loss.gone for loss in cluster.quota.losses if loss.kind == "cut")
+
+
+def _kinds(cluster: Cluster, reservation: str) -> dict[EventKind, Event]:
+    return {kind: event for (name, kind), event in cluster.database.ledger.items() if name == reservation}

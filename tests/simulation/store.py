@@ -1,0 +1,263 @@
+"""The quota store of a simulated system, the ways to it, and what it can lose.
+
+It is the quota model itself. It loses everything when it is flushed, and the end of its history when it is started anew
+from a log of which the last part was not on its disk. Ways to it lose, delay and double calls; those of Penstock's own
+processes tell again what was acknowledged, as the client of Redis does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from penstock.adapters.redis.retelling import Retelling
+from penstock.errors import StoreUnavailable
+from penstock.quota import Call, Event, Organisation, Reserve, Reserved, Settle, State, restore
+from tests.simulation.scheduling import Clock, Faults, Life
+
+A = TypeVar("A")
+BOUND_S = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event of the outbox."""
+
+    id: str
+    event: Event
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One loss of state.
+
+    Args:
+        kind: "flushed" or "cut".
+        since_ms: Nothing older is gone of what the ledger had; ``at_ms``: when it was lost.
+        gone: Reservations that the ledger could not know then.
+        tokens: What they held or were charged: so much may be admitted a second time.
+    """
+
+    kind: str
+    since_ms: int
+    at_ms: int
+    gone: frozenset[str]
+    tokens: int
+
+
+class Quota:
+    """The quota store, and its outbox."""
+
+    def __init__(self, clock: Clock, faults: Faults, name: str, *, settles_once: bool = True) -> None:
+        self.organisation = Organisation(name)
+        self.clock = clock
+        self.faults = faults
+        self.outbox: list[Entry] = []
+        self.run = 1
+        self.away_until_s = 0.0
+        self.losses: list[Loss] = []
+        self._settles_once = settles_once
+        self._count = 0
+        self._kept: tuple[Organisation, list[Entry], int] | None = None
+        self._admitted: list[tuple[int, str, int]] = []
+
+    @property
+    def is_away(self) -> bool:
+        """It is being started."""
+        return self.clock.monotonic_s() < self.away_until_s
+
+    def carry_out(self, call: Call[A]) -> A:
+        """One call, atomically."""
+        if not self._settles_once and isinstance(call, Settle):
+            self._forget_its_end(call)
+        answer = self.organisation.apply(call, time_ms=self.clock.now_ms())
+        if isinstance(answer, Reserved) and isinstance(call, Reserve):
+            self._admitted.append((self.clock.now_ms(), call.reservation, answer.tokens_held))
+        for event in self.organisation.outbox:
+            self._count += 1
+            self.outbox.append(Entry(f"{self._count:09}", event))
+        self.organisation.outbox.clear()
+        return answer
+
+    def flush(self) -> None:
+        """Everything is gone; nobody is disconnected."""
+        undrained = {each.event.reservation for each in self.outbox}
+        known = self.organisation.reservations.values()
+        gone = frozenset(undrained.union(each.id for each in known if each.state is State.OPEN))
+        self._lost("flushed", gone, self.clock.now_ms())
+        self.organisation = Organisation(self.organisation.name)
+        self.outbox = []
+
+    def sync(self) -> None:
+        """What is known now is on the disk, and nothing that follows is."""
+        self._kept = deepcopy(self.organisation), list(self.outbox), self.clock.now_ms()
+
+    def restart(self, away_s: float) -> None:
+        """Started anew from what was last on the disk."""
+        if self._kept is not None:
+            kept, outbox, since_ms = self._kept
+            if kept.epoch != self.organisation.epoch:
+                kept, outbox = self.organisation, self.outbox  # a rebuild is saved at once
+            before = {each.id: each for each in kept.reservations.values()}
+            now = self.organisation.reservations.values()
+            gone = frozenset(each.id for each in now if each.id not in before or each != before[each.id])
+            self._lost("cut", gone, since_ms)
+            self.organisation, self.outbox, self._kept = kept, outbox, None
+        self.run += 1
+        self.away_until_s = self.clock.monotonic_s() + away_s
+
+    def _lost(self, kind: str, gone: frozenset[str], since_ms: int) -> None:
+        tokens = sum(tokens for _, each, tokens in self._admitted if each in gone)
+        self.losses.append(Loss(kind, since_ms, self.clock.now_ms(), gone, tokens))
+
+    def _forget_its_end(self, call: Settle) -> None:
+        found = self.organisation.reservations.get(call.reservation)
+        if found is not None and found.state is State.POSTED:
+            found.state = State.OPEN
+
+
+class QuotaPort:
+    """``penstock.ports.QuotaStore`` for one process: two attempts at each call, as the client of Redis makes.
+
+    Args:
+        tells: It tells again what it was acknowledged; the Bento streams do not.
+        stepped: Told of each call that was sent, and of each that was answered.
+    """
+
+    def __init__(
+        self, quota: Quota, life: Life, *, tells: bool = False, stepped: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._quota = quota
+        self._life = life
+        self._stepped = stepped
+        self._retelling = Retelling(self.apply, quota.clock.now_ms) if tells else None
+        self._run = quota.run
+        self._greeting: asyncio.Task[None] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Of each call, it says itself."""
+        return None
+
+    async def apply(self, call: Call[A]) -> A:
+        for _ in range(2):
+            try:
+                answer = await self._attempt(call)
+            except StoreUnavailable:
+                await self._life.wait(BOUND_S)
+                continue
+            if self._retelling is not None:
+                self._retelling.note(call, answer)
+            self._stepped(f"{type(call).__name__} answered")
+            return answer
+        raise StoreUnavailable("no answer, twice")
+
+    async def _attempt(self, call: Call[A]) -> A:
+        quota, faults = self._quota, self._quota.faults
+        await self._life.wait(faults.delay_s())
+        if quota.is_away:
+            raise StoreUnavailable("it is being started")
+        if self._run != quota.run:
+            await self._connect()
+        return await self._sent(call)
+
+    async def _sent(self, call: Call[A]) -> A:
+        quota, faults = self._quota, self._quota.faults
+        if faults.happens(faults.loss_share):
+            if faults.happens(0.5):  # not lost but late: it arrives after the caller gave it up
+                late_s = faults.random.uniform(0.2, 90.0)
+                asyncio.get_running_loop().call_later(late_s, self._arrive, call, quota.run)
+            raise StoreUnavailable("the call is lost")
+        self._stepped(f"{type(call).__name__} sent")
+        answer = quota.carry_out(call)
+        if faults.happens(faults.loss_share):
+            raise StoreUnavailable("the answer is lost")
+        await self._life.wait(faults.delay_s())
+        return answer
+
+    def _arrive(self, call: Call[Any], run: int) -> None:
+        if run == self._quota.run:  # else its connection is gone
+            self._quota.carry_out(call)
+
+    async def _connect(self) -> None:
+        """One connects, the others wait: nothing is asked before all is told."""
+        if self._greeting is None or self._greeting.done():
+            self._greeting = asyncio.create_task(self._greet(self._quota.run))
+        await asyncio.shield(self._greeting)
+
+    async def _greet(self, run: int) -> None:
+        if self._retelling is not None:
+            await self._retelling.tell(self._told, lambda _: True)
+        self._run = run
+
+    async def _told(self, call: Call[Any]) -> str:
+        return type(await self._sent(call)).__name__
+
+
+class OutboxPort:
+    """``penstock.lanes.keeping.Outbox``."""
+
+    def __init__(self, quota: Quota, life: Life) -> None:
+        self._quota = quota
+        self._life = life
+
+    async def read(self, *, count_max: int) -> Mapping[int, Sequence[Entry]]:
+        await self._reached()
+        entries = self._quota.outbox[:count_max]
+        return {0: entries} if entries else {}
+
+    async def may_have(self, organisation: str, reservation: str) -> bool:
+        await self._reached()
+        return any(each.event.reservation == reservation for each in self._quota.outbox)
+
+    async def trim(self, through: Mapping[int, str]) -> int:
+        await self._reached()
+        before = len(self._quota.outbox)
+        self._quota.outbox = [each for each in self._quota.outbox if each.id > through[0]]
+        return before - len(self._quota.outbox)
+
+    async def _reached(self) -> None:
+        await self._life.wait(self._quota.faults.delay_s())
+        if self._quota.is_away:
+            raise StoreUnavailable("it is being started")
+
+
+class RestorerPort:
+    """``penstock.lanes.rebuilding.Restorer``."""
+
+    def __init__(self, quota: Quota, life: Life, *, forgets: str = "") -> None:
+        self._quota = quota
+        self._life = life
+        self._forgets = forgets
+
+    async def restore(
+        self,
+        organisation: str,
+        *,
+        clock_ms: int,
+        window_sums: dict[tuple[str, int], int],
+        tombstones: Sequence[Event],
+        jobs: Sequence[Event],
+    ) -> None:
+        quota, faults = self._quota, self._quota.faults
+        await self._life.wait(faults.delay_s())
+        found = quota.organisation
+        if quota.is_away or faults.happens(faults.loss_share) or found.marked:
+            raise StoreUnavailable("it cannot be restored")
+        quota.organisation = restore(
+            organisation,
+            version=found.version,
+            definitions=found.definitions,
+            epoch=0,
+            time_ms=clock_ms,
+            window_sums={} if self._forgets == "sums" else window_sums,
+            tombstones=() if self._forgets == "ended" else tombstones,
+            jobs=jobs,
+        )
+        if faults.happens(faults.loss_share):
+            raise StoreUnavailable("the answer is lost")
+        await self._life.wait(faults.delay_s())
