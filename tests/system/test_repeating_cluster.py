@@ -106,7 +106,8 @@ def test_killed_between_any_two_writes_the_same_key_is_answered_and_billed_once(
         until(lambda service=service: asked_models(service.url, key) == 200)
         with suppress(httpx.TransportError):  # also a stream is cut off: its end comes after its settle
             ask(service, key, name, stream=stream)
-            assert point == "noted", f"{told}: it was answered"
+            # a slow Redis: the settle went to the spool, the answer ended, and from the spool it was settled
+            assert point in ("noted", "settled"), f"{told}: it was answered"
         assert service.process is not None
         assert service.process.wait(KILLED_S) == -signal.SIGKILL, told
         service = world.served()
