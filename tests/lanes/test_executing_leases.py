@@ -286,3 +286,15 @@ def test_waiting_job_of_an_older_epoch_is_held_again_and_runs() -> None:
             assert queue.charge(job, result) == (7, 3)
 
     asyncio.run(main())
+
+
+def test_accepted_job_that_the_store_lost_with_the_end_of_its_log_is_claimed_again_and_billed_once() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.lose_state(epoch=1)
+            result = await queue.run(job)
+            assert queue.calls(Reassert) == 1
+            assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())

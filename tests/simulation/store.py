@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from penstock.adapters.redis.retelling import Retelling
 from penstock.errors import StoreUnavailable
-from penstock.quota import Call, Event, Organisation, Reserve, Reserved, Settle, State, restore
+from penstock.quota import Call, Event, Organisation, Ready, Reserve, Reserved, Settle, State, restore
 from tests.simulation.scheduling import Clock, Faults, Life
 
 A = TypeVar("A")
@@ -170,7 +170,7 @@ class QuotaPort:
         if faults.happens(faults.loss_share):
             if faults.happens(0.5):  # not lost but late: it arrives after the caller gave it up
                 late_s = faults.random.uniform(0.2, 90.0)
-                asyncio.get_running_loop().call_later(late_s, self._arrive, call, quota.run)
+                asyncio.get_running_loop().call_later(late_s, self._arrive, call, quota.run, len(quota.losses))
             raise StoreUnavailable("the call is lost")
         self._stepped(f"{type(call).__name__} sent")
         answer = quota.carry_out(call)
@@ -179,8 +179,10 @@ class QuotaPort:
         await self._life.wait(faults.delay_s())
         return answer
 
-    def _arrive(self, call: Call[Any], run: int) -> None:
-        if run == self._quota.run:  # else its connection is gone
+    def _arrive(self, call: Call[Any], run: int, losses: int) -> None:
+        """If its connection is still there. A rebuild's marker that outlived a second loss would mark what is not."""
+        is_of_before = isinstance(call, Ready) and losses != len(self._quota.losses)
+        if run == self._quota.run and not is_of_before:
             self._quota.carry_out(call)
 
     async def _connect(self) -> None:

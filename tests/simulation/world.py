@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter as Tally
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -47,6 +47,7 @@ LIMITS = (
     Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.RATE, period_ms=60_000, cap=4_000),
     Limit(owner="acme", metric=Metric.CONCURRENCY, kind=Kind.CONCURRENCY, cap=4),
 )
+TIGHT = Limit(owner="acme", metric=Metric.TOKENS, kind=Kind.WINDOW, period_ms=86_400_000, cap=600)
 DEFINITIONS = Definitions(
     limits=LIMITS,
     keys={"k1": Key(id="k1", verified=True)},
@@ -94,17 +95,20 @@ class Schedule:
         self.clock = clock
         self.outcome = Outcome()
         self.work = Work()
+        definitions = DEFINITIONS
+        if self.random.random() < 0.15:  # a day's budget that a few requests exhaust
+            definitions = replace(DEFINITIONS, limits=(*LIMITS, TIGHT))
         quota = Quota(clock, self.faults, "acme", settles_once=rules.settles_once)
         model = ServedModel(
             name="chat", upstreams=(Upstream(url="http://server"),), upstream_model="m", context=1_000, max_tokens=50
         )
         self.cluster = Cluster(
             clock=clock, quota=quota, jobs=WorkQueue(self.faults), results=WorkQueue(self.faults),
-            database=Database(clock, self.faults), rules=rules, models={"chat": model}, definitions=DEFINITIONS,
+            database=Database(clock, self.faults), rules=rules, models={"chat": model}, definitions=definitions,
             door=Door(clock, self.random),
         )  # fmt: skip
         by: dict[str, Any] = {"organisation": "acme", "caller_now_ms": clock.now_ms()}
-        quota.carry_out(Define(**by, version=1, definitions=DEFINITIONS))
+        quota.carry_out(Define(**by, version=1, definitions=definitions))
         self.cluster.database.epochs["acme"] = 1  # kept before it begins, as a keeper does
         quota.carry_out(Ready(**by, epoch=1))
 
