@@ -234,6 +234,9 @@ def a_version_is_defined_once(edges: Edges) -> None:
     ):
         edges.redefine(definitions_of(limits, (other,)))
     edges.redefine(definitions_of((limits[0], ("requests/day", 7)), (key,)))
+    edges.version += 1
+    for routes in (frozenset({"a,b", "c"}), frozenset({"a", "b,c"})):  # one text, if names were not quoted
+        edges.redefine(definitions_of(keys=(replace(key, routes=routes),)))
     edges.define(limits[0], limits[0])
 
 

@@ -56,7 +56,8 @@ BLANK = Counter(limit="", metric="", kind=Kind.WINDOW, unit=0, period_ms=0, anch
 OTHERS_S = 600
 BOUND_S = 30.0  # a mutant that loops for ever is noticed too
 OTHER_TESTS = tuple(
-    f"tests/adapters/redis/test_{each}.py" for each in ("arguments", "restoring", "outbox", "starting", "users")
+    f"tests/adapters/redis/test_{each}.py"
+    for each in ("arguments", "restoring", "outbox", "starting", "users", "pages")
 )
 
 

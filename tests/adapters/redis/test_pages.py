@@ -11,13 +11,14 @@ from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.store import RedisStore, open_store
 from penstock.lanes.inspecting import PAGE, Read, inspect
-from penstock.quota import Reserved, Touch
+from penstock.quota import Inspect, Inspected, Reserved, Touch
 from penstock.quota.identity import reservation_id
 from tests.adapters.redis.desks import define, now_ms, ready, reserve
 from tests.counts import count
 from tests.system.services import Redis
 
-HOLDS = count(50_000, short=1_700)
+PAGE_MAX = 10_000  # of the store
+HOLDS = count(50_000, short=PAGE_MAX + 1)
 AT_ONCE = 500
 PAGE_S_MAX = 0.01
 
@@ -62,9 +63,12 @@ def test_all_holds_are_read_whoever_renews_them_meanwhile_and_each_page_is_short
             await held(store)
             before_s = await busy_s(client)
             read = await read_all(store)
+            most = await store.apply(Inspect(organisation="acme", caller_now_ms=now_ms(), holds_max=HOLDS))
             page_s = (await busy_s(client) - before_s) / (HOLDS // PAGE + 1)
             reading, _ = await asyncio.gather(read_all(store), renewed(store))
         await client.close()
+        assert isinstance(most, Inspected)
+        assert len(most.holds) == PAGE_MAX
         assert page_s < PAGE_S_MAX, f"{page_s * 1000:.1f} ms of Redis for each page"
         assert (read.is_of_one_instant, read.is_still) == (False, True)
         names = sorted(reservation_id(0, number) for number in range(HOLDS))

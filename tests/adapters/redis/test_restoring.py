@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,30 @@ from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.restoring import TOMBSTONES_PER_CALL, Restorer
 from penstock.adapters.redis.store import RedisStore, open_store
 from penstock.errors import StoreUnavailable
-from penstock.quota import Define, Event, Inspect, Organisation, Ready, Settle, Touch, Usage, restore
-from penstock.quota.operations import Call, Inspected
+from penstock.quota import (
+    Call,
+    Define,
+    Definitions,
+    Done,
+    Event,
+    Inspect,
+    Inspected,
+    Key,
+    Lane,
+    Look,
+    Organisation,
+    Ready,
+    Reserve,
+    Reserved,
+    Settle,
+    Touch,
+    Unknown,
+    Usage,
+    parse_limit_id,
+    restore,
+)
 from tests.adapters.redis.clocked import CLOCKED, set_time
-from tests.quota.histories import ORGANISATIONS, history
+from tests.quota.histories import MAC, MODELS, ORGANISATIONS, T0_MS, history
 from tests.system.services import Redis
 
 pytestmark = pytest.mark.slow  # real services: left out of the quick check
@@ -96,6 +117,60 @@ def test_a_restored_redis_answers_as_the_restored_model(tmp_path: Path, history_
     try:
         service.start()
         asyncio.run(_compare(service.url, history_seed))
+    finally:
+        service.stop()
+
+
+def test_open_jobs_are_queued_again_and_hold_what_they_held(tmp_path: Path) -> None:
+    limits = (
+        "tokens/day",
+        "cost/day",
+        "requests/day",
+        "tokens/enqueued",
+        "requests/enqueued",
+        "concurrency/concurrent",
+    )
+    keys = {each.id: each for each in (Key(id="k", macs=((MAC, 0),)), Key(id="t", team="search", macs=((MAC, 0),)))}
+    definitions = Definitions(
+        limits=tuple(replace(parse_limit_id(f"{NAME}/{each}"), cap=1 << 40) for each in limits),
+        keys=keys,
+        models=MODELS,
+    )
+    defined = Define(organisation=NAME, caller_now_ms=T0_MS, version=1, definitions=definitions)
+    ready = Ready(organisation=NAME, caller_now_ms=T0_MS, epoch=2)
+    jobs = [
+        Reserve(
+            organisation=NAME, caller_now_ms=T0_MS, reservation=f"j-{number}", nonce="a", fingerprint="f", key=key,
+            key_mac=MAC, route="chat.completions", model="small", body_bytes=0, prompt_tokens=0, outputs_bound=20,
+            lane=Lane.QUEUE, job_deadline_ms=T0_MS + left_ms,
+        )
+        for number, (key, left_ms) in enumerate([("k", 1), ("t", 60_000), ("k", 0)])
+    ]  # fmt: skip
+    model = Organisation(NAME)
+    calls: list[Call[Any]] = [defined, ready, *jobs[:2]]
+    for call in calls:
+        assert type(model.apply(call, time_ms=T0_MS)) in (Done, Reserved)
+    events = [*model.outbox, replace(model.outbox[0], reservation="j-2", job_deadline_ms=T0_MS)]
+
+    async def main(url: str) -> None:
+        client, restorer = RedisClient(read_address(url)), Restorer(read_address(url))
+        await load_library(client, source=CLOCKED)
+        await client.ask(set_time(T0_MS))
+        async with open_store(url) as store:
+            await store.apply(defined)
+            for _ in range(2):  # a portion that is told again changes nothing
+                await restorer.restore(NAME, clock_ms=T0_MS, window_sums={}, tombstones=[], jobs=events)
+            await store.apply(ready)
+            inspect = Inspect(organisation=NAME, caller_now_ms=T0_MS)
+            assert await store.apply(inspect) == model.apply(inspect, time_ms=T0_MS)
+            assert await store.apply(Look(organisation=NAME, caller_now_ms=T0_MS, reservation="j-2")) == Unknown()
+        await restorer.close()
+        await client.close()
+
+    service = Redis(tmp_path)
+    try:
+        service.start()
+        asyncio.run(main(service.url))
     finally:
         service.stop()
 

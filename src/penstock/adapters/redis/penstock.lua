@@ -1593,7 +1593,6 @@ do
       end
       local counter = change_counter(call, id)
       counter.used, counter.window = given.used, given.window
-      roll(counter, call.now)
     end
     for index = 1, #request.tombstones do bury(call, request.tombstones[index]) end
     for index = 1, #request.jobs do requeue(call, request.jobs[index]) end
@@ -1836,13 +1835,6 @@ local read_argument = (function()
     return shape.check and shape.check(argument)
   end
 
-  -- Of definitions, what no shape names: null becomes nil there too.
-  local function without_null(value)
-    for name, each in pairs_of(value) do
-      if each == null then value[name] = nil elseif is_table(each) then without_null(each) end
-    end
-  end
-
   -- Whether a text is UTF-8 without a NUL, also an escaped one: nobody could read the one again, no database keep the other.
   local function is_utf8(text)
     local rest = text:gsub('[\194-\223][\128-\191]', '.'):gsub('\224[\160-\191][\128-\191]', '.')
@@ -1878,7 +1870,6 @@ local read_argument = (function()
     if not are_keys_of(argument.organisation, keys) then
       return nil, 'five keys of the organisation in the argument are wanted: see the library'
     end
-    if name == 'define' or name == 'restore' then without_null(argument) end
     return argument
   end
 end)()
