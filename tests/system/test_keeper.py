@@ -195,6 +195,29 @@ def test_accepted_jobs_hold_what_they_held_after_a_loss_and_are_charged_once(wor
     assert keeper.stop() == 0
 
 
+def test_a_result_whose_charge_redis_lost_before_the_ledger_had_it_is_charged_after_the_rebuild(world: World) -> None:
+    keeper = world.keeper("--rebuild-s", "1")
+    until(world.is_ready)
+    job, charged = (replace(world.reserve(), lane=Lane.QUEUE) for _ in range(2))
+    world.applied(job, charged, settle_of(charged))
+    until(lambda: world.waiting() == 0)
+    row: dict[str, Any] = {
+        "organisation": "acme", "model": "m", "route": "chat.completions", "status": "succeeded", "http_status": 200,
+        "reason": "", "prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 5, "usage_source": "upstream",
+        "attempts": 1, "started_at_ms": now_ms() - 30_000, "finished_at_ms": now_ms() - 20_000, "arguments": {},
+        "settled": True,
+    }  # fmt: skip
+    with world.engine.begin() as connection:
+        connection.execute(insert(results), [row | {"job": each.reservation} for each in (job, charged)])
+    world.asks("FLUSHALL")
+    until(world.is_ready)
+    until(lambda: job.reservation in {event.reservation for event in world.events() if event.charge.requests})
+    until(lambda: world.waiting() == 0)
+    counted = Counter(event.reservation for event in world.events() if event.charge.requests)
+    assert counted == Counter((job.reservation, charged.reservation))
+    assert keeper.stop() == 0
+
+
 def test_an_operator_rebuilds_what_was_lost_and_is_refused_what_was_not(world: World) -> None:
     keeper = world.keeper()
     until(world.is_ready)
