@@ -36,6 +36,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "instructions": "i", "metadata": {"k": "v"}, "store": False, "max_output_tokens": 5, "user": "u",
     },
 }  # fmt: skip
+Case = tuple[str, str, Callable[[str], bytes]]
+DOOR_EVERY = 2_000  # its store is a model, which is slower with each reservation that it has had
 ANSWER_S = 120.0  # a full run shares its machine with whatever else there is
 PARAMETERS = ("start", "end", "group_by", "limit", "after", "wait", "status", "unknown")
 ROUTES = [
@@ -78,9 +80,9 @@ def written(method: str, path: str, body: Any, header: tuple[str, str] | None = 
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "connection: close", "", ""]).encode() + content
 
 
-def cases() -> list[tuple[str, str, Callable[[str], bytes]]]:
+def cases() -> list[Case]:
     """Route, place, and what makes the request of a string."""
-    found: list[tuple[str, str, Callable[[str], bytes]]] = []
+    found: list[Case] = []
     for path, method in ROUTES:
         body = BODIES.get(PERMISSIONS[path].route) if method == "POST" else None
         real = path.replace("{name:path}", "chat-small").replace("{id}", "0" * 32)
@@ -125,19 +127,27 @@ def test_no_string_in_any_place_does_more_than_be_refused_or_read(seed: int) -> 
     random = Random(seed)
     every = [(case, text) for case in cases() for text in STRINGS]
     drawn = random.sample(every, min(len(every), count(200_000, short=1_500)))
+    statuses: set[int | None] = set()
+    for begin in range(0, len(drawn), DOOR_EVERY):
+        statuses |= attack(drawn[begin : begin + DOOR_EVERY])
+    assert {200, 400, 401, 404} <= statuses
+
+
+def attack(drawn: list[tuple[Case, str]]) -> set[int | None]:
+    """Send them to a door of their own, which serves as before when they are through; how they were answered."""
+    statuses: set[int | None] = set()
     with open_door(Door(bounds=Bounds(body_s=0.5)), head_s=0.5) as door:
         door.lane.words = ["one"]
         limits = {each.limit for each in door.store.inspected().limits}
         organisations = set(door.store.organisations)
-        statuses = set()
         for (route, place, make), text in drawn:
             try:
                 statuses.add(check(door, make(text)))
             except (AssertionError, TimeoutError) as error:
                 error.add_note(f"{route}: {text!r} as {place}")
                 raise
-        assert {200, 400, 401, 404} <= statuses
         assert {each.limit for each in door.store.inspected().limits} == limits
         assert set(door.store.organisations) == organisations
         assert {record.organisation for record in door.watcher.ended} <= {"acme", ""}
         assert door.chat().status == 200
+    return statuses
