@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from penstock.api.responding import Responding
 from penstock.api.responses import read_response
 from penstock.errors import InvalidRequest
+from penstock.lanes.requests import Reply
 from tests.api.door import NARROW_TOKEN, Door
 
 CALL = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a":1}'}
@@ -114,3 +116,8 @@ def test_what_cannot_be_bounded_or_understood_is_refused_by_its_name(asked: dict
 def test_a_key_for_chats_alone_makes_no_responses(door: Door) -> None:
     body = {"model": "chat-small", "input": "hi"}
     assert door.ask("POST", "/v1/responses", body, token=NARROW_TOKEN).status == 403
+
+
+def test_an_error_is_made_no_response() -> None:
+    error = Reply(502, b'{"error":{"message":"broke off"}}')
+    assert Responding({"model": "m", "input": "hi"})(error, reservation="r", model="m", now_s=1) == error
