@@ -95,12 +95,12 @@ def what_is_billed_is_what_was_stored(cluster: Cluster, accepted: set[str], canc
         usage = row.usage
         told = 0 if usage is None else usage.prompt + usage.completion
         is_given_up = job in cancelled or job not in accepted
-        if is_given_up and EventKind.VOIDED in kinds:
-            assert charged == 0, f"{job} was voided, and {charged} tokens were charged"
-        elif _is_cut_off(cluster, job):
+        if _is_cut_off(cluster, job):
             assert charged <= told or EventKind.EXPIRED in kinds, (
                 f"{job}: {told} tokens in its result, {charged} charged"
             )
+        elif is_given_up and EventKind.VOIDED in kinds:
+            assert charged == 0, f"{job} was voided, and {charged} tokens were charged"
         elif EventKind.EXPIRED not in kinds:
             assert charged == told, f"{job}: {told} tokens in its result, {charged} in the ledger"
         else:  # at the least that it can have used, and its late settle adds the rest

@@ -96,8 +96,10 @@ class Quota:
         """What is known now is on the disk, and nothing that follows is."""
         self._kept = deepcopy(self.organisation), list(self.outbox), self.clock.now_ms()
 
-    def restart(self, away_s: float) -> None:
-        """Started anew from what was last on the disk."""
+    def restart(self, away_s: float, *, loses: bool = True) -> None:
+        """Started anew from what was last on the disk, or having lost nothing."""
+        if not loses:
+            self._kept = None
         if self._kept is not None:
             kept, outbox, since_ms = self._kept
             if kept.epoch != self.organisation.epoch:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter as Tally
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -152,7 +153,8 @@ class Schedule:
         """When the quota store is away for long, loses its state, or the end of it."""
         quota = self.cluster.quota
         if self.random.random() < 0.3:
-            loop.call_later(self.random.uniform(3, 40), quota.restart, self.random.uniform(2.0, 20.0))
+            away_s = self.random.uniform(2.0, 20.0)
+            loop.call_later(self.random.uniform(3, 40), partial(quota.restart, away_s, loses=False))
         for _ in range(self.random.choice((0, 0, 0, 1, 1, 2))):
             at_s = self.random.uniform(3, 50)
             if self.random.random() < 0.5:
