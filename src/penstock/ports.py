@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from penstock.quota.events import Event, EventKind, Usage
 from penstock.quota.operations import Call, Reserve, Settle, Void
-from penstock.quota.records import record
 
 A = TypeVar("A")
 
@@ -344,8 +345,7 @@ class WorkQueue(Protocol):
         ...
 
 
-@record(frozen=True, slots=True, kw_only=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request to a model server.
 
     Args:
@@ -444,8 +444,7 @@ class Tracer(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, kw_only=True):
     """What is known of one request, filled in as it goes; one log line and a few metrics at its end.
 
     No prompt, answer, secret or header of a client ever enters it.
@@ -484,7 +483,7 @@ class RequestRecord:
     first_token_ms: float = 0.0
     total_ms: float = 0.0
     chunks: int = 0
-    extra: dict[str, str | int] = field(default_factory=dict)
+    extra: dict[str, str | int] = {}
     trace: Trace | None = None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from penstock.errors import Forbidden, PenstockError, UpstreamError
 from penstock.lanes.calling import Called, Caller, was_sent
@@ -24,8 +25,7 @@ def _no_progress() -> tuple[int, int]:
     return 0, 0
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Admission:
+class Admission(msgspec.Struct, kw_only=True, eq=False):
     """A reservation, from its grant to its end. Ends once; later ends do nothing.
 
     Args:
@@ -47,7 +47,7 @@ class Admission:
     progress: Callable[[], tuple[int, int]] = _no_progress
     is_cancelled: bool = False
     is_ended: bool = False
-    _lease: Lease | None = field(default=None, repr=False)
+    _lease: Lease | None = None
 
     def begin(self) -> None:
         """Renew its lease from now on."""

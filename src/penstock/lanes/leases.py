@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from penstock.errors import StoreUnavailable
 from penstock.ports import Clock, QuotaStore
@@ -23,8 +24,7 @@ TOUCH_EVERY_S: Final = 5.0
 WAITING_TOUCH_EVERY_S: Final = 20.0
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Lease:
+class Lease(msgspec.Struct, kw_only=True, eq=False):
     """One request in flight.
 
     Args:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from penstock.ports import RequestRecord
 from penstock.quota.events import Usage
 from penstock.quota.operations import Reading, Reserve
@@ -13,8 +15,7 @@ from penstock.quota.operations import Reading, Reserve
 Pour = Callable[[Callable[[bytes], bool]], Awaitable[None]]
 
 
-@dataclass(slots=True, kw_only=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, kw_only=True):
     """A request that was parsed and found well-formed.
 
     Args:

@@ -7,11 +7,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from penstock.adapters.observing.lines import LineWriter
 from penstock.adapters.observing.log import LogFormat, configure_log, resolve_format

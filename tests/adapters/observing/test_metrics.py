@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.adapters.observing.catalogue import METRICS, as_markdown
@@ -239,8 +240,8 @@ def test_expired_and_late_events_are_counted_and_others_are_not() -> None:
         tokens_held=100,
         job_deadline_ms=2,
     )
-    late = replace(event, kind=EventKind.LATE, charge=Charge(tokens=4))
-    metrics.committed([event, late, replace(event, kind=EventKind.POSTED)], 0.004)
+    late = dataclasses.replace(event, kind=EventKind.LATE, charge=Charge(tokens=4))
+    metrics.committed([event, late, dataclasses.replace(event, kind=EventKind.POSTED)], 0.004)
     assert value_of(metrics, "penstock_expired_reservations_total", **TENANT) == 1
     assert value_of(metrics, "penstock_expired_tokens_total", **TENANT) == 10
     assert value_of(metrics, "penstock_late_settles_total", **TENANT) == 1
