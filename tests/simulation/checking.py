@@ -127,7 +127,9 @@ def _is_excused(cluster: Cluster, asked: Asked) -> bool:
     for loss in cluster.quota.losses:
         if asked.record.reservation in loss.gone:
             is_forgotten = asked.settled_at_ms < loss.at_ms - KEPT_MS
-            if is_forgotten or asked.life.is_over:
+            # lost again within one rebuild, and put back between two answers: the epoch is 0 before and after
+            is_unnoticed = any(each.kind == "flushed" and each.at_ms < loss.at_ms for each in cluster.quota.losses)
+            if is_forgotten or is_unnoticed or asked.life.is_over:
                 return True
     return False
 
