@@ -235,6 +235,7 @@ class Keeper:
         self._reached = reached
         self._pause = pause
         self._defined: dict[str, Definitions] = {}
+        self._draining = asyncio.Lock()
         self.tally = Tally()
 
     async def run(self) -> None:
@@ -279,11 +280,12 @@ class Keeper:
         """Read, write, remove: killed between any two of these, the next one reads again and writes nothing twice."""
         while True:
             try:
-                batches = await self._outbox.read(count_max=READ_MAX)
-                if batches:
-                    await self._drain_once(batches)
-                else:
-                    self.tally.lag_ms = 0
+                async with self._draining:
+                    batches = await self._outbox.read(count_max=READ_MAX)
+                    if batches:
+                        await self._drain_once(batches)
+                    else:
+                        self.tally.lag_ms = 0
                 if all(len(entries) < READ_MAX for entries in batches.values()):
                     await self._pause(DRAIN_EVERY_S)
             except StoreUnavailable as error:
@@ -338,8 +340,9 @@ class Keeper:
         self.tally.rebuilding = len(self._rebuilder.under_way)
 
     async def _drain_all(self) -> None:
-        while batches := await self._outbox.read(count_max=READ_MAX):
-            await self._drain_once(batches)
+        async with self._draining:  # what was read before a loss is written before a rebuild adds the ledger up
+            while batches := await self._outbox.read(count_max=READ_MAX):
+                await self._drain_once(batches)
 
     async def _tidy(self) -> None:
         """What may take a while: results that nobody settled, partitions to come, jobs to forget."""
