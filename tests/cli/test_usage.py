@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from penstock.adapters.sql.database import migrate, open_engine, writing
+from penstock.adapters.sql.definition_tables import organisations
 from penstock.adapters.sql.rows import INSERT_EVENT, to_row
 from penstock.quota.definitions import Price
 from penstock.quota.events import Charge, Event, EventKind, Usage
@@ -136,10 +138,20 @@ def test_an_organisation_that_used_nothing_shows_zeros(run: Run, charged: Charge
     assert "globex" in run("usage", *RANGE).out
 
 
+def test_an_organisation_that_administrators_made_shows_zeros_too(run: Run, charged: Charged, data: Path) -> None:
+    charged()
+    made = insert(organisations).values(
+        name="umbrella", reserve="strict", overrun="debt", created_at_ms=0, removed_at_ms=0, managed_by="api"
+    )
+    with writing(open_engine(data / "penstock.db")) as connection:
+        connection.execute(made)
+    assert said(run, "umbrella", *RANGE)["organisations"][0]["totals"]["requests"] == 0
+
+
 def test_wrong_questions_are_refused_with_the_fix(run: Run, charged: Charged) -> None:
     charged()
     for arguments, answer in (
-        (["acne"], "'acne' is neither in the configuration nor in the ledger; did you mean `acme`?"),
+        (["acne"], "'acne' is neither configured nor defined, nor in the ledger; did you mean `acme`?"),
         (["--by", "modle"], "--by: 'modle' is no group; did you mean `model`?"),
         (["--by", "day,day"], "--by: names a group twice"),
         (["--from", "yesterday"], "--from: must be an ISO date (2025-11-01), an ISO time, or Unix seconds"),

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from penstock.adapters.sql.definition_rows import organisations_without_keys
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.api.instants import instant_ms, to_ms
 from penstock.cli import app
@@ -84,9 +85,10 @@ def _read(
     held = ask_held(places) if configuration.stores is None else asyncio.run(held_in_cluster(configuration))
     with existing_database(configuration, places) as engine, engine.begin() as connection:
         ledger = LedgerReads(connection)
+        defined = organisations_without_keys(connection)
         rows = {
             name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
-            for name in _names(organisation, {*ledger.organisations(), *configuration.organisations})
+            for name in _names(organisation, {*ledger.organisations(), *defined, *configuration.organisations})
         }
     return [
         OrganisationUsage(
@@ -100,12 +102,12 @@ def _read(
 
 
 def _names(organisation: str | None, known: set[str]) -> list[str]:
-    """Whom to show: those of the configuration, and those that have left it and are in the ledger."""
+    """Whom to show: those of the configuration, of administrators, and those that have left and are in the ledger."""
     if organisation is None:
         return sorted(known)
     if organisation not in known:
         raise InvalidRequest(
-            f"{organisation!r} is neither in the configuration nor in the ledger; {nearest(organisation, known)}"
+            f"{organisation!r} is neither configured nor defined, nor in the ledger; {nearest(organisation, known)}"
         )
     return [organisation]
 
