@@ -13,7 +13,6 @@ import typer
 
 from penstock.adapters.sql.billing import PAYERS
 from penstock.adapters.sql.billing import invoice as read_invoice
-from penstock.adapters.sql.ledger import LedgerReads
 from penstock.cli import app
 from penstock.cli.options import DEFAULT_FILES, ConfigurationFiles, DataDirectory, load_with_places
 from penstock.config.walking import nearest
@@ -22,6 +21,7 @@ from penstock.console.screen import screen
 from penstock.errors import InvalidRequest
 from penstock.lanes.billing import Correction, Invoice, InvoiceLine, Month
 from penstock.wiring.database import existing_database
+from penstock.wiring.knowing import check_known, known_organisations
 
 _FIELDS = (
     "model", "payer", "adjustment", "prompt_picos", "cached_picos", "completion_picos", "request_picos", "requests",
@@ -57,11 +57,7 @@ def invoice(
     configuration, places = load_with_places(config, data)
     status = asked.status(now_ms=time.time_ns() // 1_000_000)
     with existing_database(configuration, places) as engine, engine.begin() as connection:
-        known = {*LedgerReads(connection).organisations(), *configuration.organisations}
-        if organisation not in known:
-            raise InvalidRequest(
-                f"{organisation!r} is neither in the configuration nor in the ledger; {nearest(organisation, known)}"
-            )
+        check_known(organisation, known_organisations(connection, configuration))
         found = read_invoice(connection, organisation, asked, payers=by, status=status)
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator=os.linesep)

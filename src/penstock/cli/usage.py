@@ -13,7 +13,6 @@ from typing import Annotated
 import msgspec
 import typer
 
-from penstock.adapters.sql.definition_rows import organisations_without_keys
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.api.instants import instant_ms, to_ms
 from penstock.cli import app
@@ -27,6 +26,7 @@ from penstock.errors import InvalidRequest
 from penstock.ports import USAGE_GROUPS, USAGE_SUMS, UsageQuery, UsageRow
 from penstock.wiring.database import existing_database
 from penstock.wiring.holding import Held, ask_held, held_in_cluster
+from penstock.wiring.knowing import check_known, known_organisations
 from penstock.wiring.places import Places
 
 NOTHING = Held(0, 0)
@@ -85,10 +85,12 @@ def _read(
     held = ask_held(places) if configuration.stores is None else asyncio.run(held_in_cluster(configuration))
     with existing_database(configuration, places) as engine, engine.begin() as connection:
         ledger = LedgerReads(connection)
-        defined = organisations_without_keys(connection)
+        known = known_organisations(connection, configuration)
+        if organisation is not None:
+            check_known(organisation, known)
         rows = {
             name: ledger.usage(UsageQuery(organisation=name, start_ms=start_ms, end_ms=end_ms, group_by=groups))
-            for name in _names(organisation, {*ledger.organisations(), *defined, *configuration.organisations})
+            for name in (sorted(known) if organisation is None else [organisation])
         }
     return [
         OrganisationUsage(
@@ -99,17 +101,6 @@ def _read(
         )
         for name, found in rows.items()
     ]
-
-
-def _names(organisation: str | None, known: set[str]) -> list[str]:
-    """Whom to show: those of the configuration, of administrators, and those that have left and are in the ledger."""
-    if organisation is None:
-        return sorted(known)
-    if organisation not in known:
-        raise InvalidRequest(
-            f"{organisation!r} is neither configured nor defined, nor in the ledger; {nearest(organisation, known)}"
-        )
-    return [organisation]
 
 
 def _groups(by: str) -> tuple[str, ...]:
