@@ -128,7 +128,7 @@ def _is_excused(cluster: Cluster, asked: Asked) -> bool:
         if asked.record.reservation in loss.gone:
             is_forgotten = asked.settled_at_ms < loss.at_ms - KEPT_MS
             # lost again within one rebuild, and put back between two answers: the epoch is 0 before and after
-            is_unnoticed = any(each.kind == "flushed" and each.at_ms < loss.at_ms for each in cluster.quota.losses)
+            is_unnoticed = loss.kind == "flushed" and loss.of_a_rebuild and asked.life not in loss.learned_by
             if is_forgotten or is_unnoticed or asked.life.is_over:
                 return True
     return False

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from penstock.adapters.redis.retelling import Retelling
 from penstock.errors import StoreUnavailable
-from penstock.quota import Call, Event, Organisation, Ready, Reserve, Reserved, Settle, State, restore
+from penstock.quota import Call, Event, NotReady, Organisation, Ready, Reserve, Reserved, Settle, State, restore
 from tests.simulation.scheduling import Clock, Faults, Life
 
 A = TypeVar("A")
@@ -40,6 +40,8 @@ class Loss:
         since_ms: Nothing older is gone of what the ledger had; ``at_ms``: when it was lost.
         gone: Reservations that the ledger could not know then.
         tokens: What they held or were charged: so much may be admitted a second time.
+        of_a_rebuild: It had been put back after a loss, and admissions had not begun.
+        learned_by: Processes that an answer told of it before it was put back.
     """
 
     kind: str
@@ -47,6 +49,8 @@ class Loss:
     at_ms: int
     gone: frozenset[str]
     tokens: int
+    of_a_rebuild: bool
+    learned_by: set[Life] = field(default_factory=set)
 
 
 class Quota:
@@ -114,7 +118,8 @@ class Quota:
 
     def _lost(self, kind: str, gone: frozenset[str], since_ms: int) -> None:
         tokens = sum(tokens for _, each, tokens in self._admitted if each in gone)
-        self.losses.append(Loss(kind, since_ms, self.clock.now_ms(), gone, tokens))
+        of_a_rebuild = self.organisation.marked and self.organisation.epoch == 0
+        self.losses.append(Loss(kind, since_ms, self.clock.now_ms(), gone, tokens, of_a_rebuild))
 
     def _forget_its_end(self, call: Settle) -> None:
         found = self.organisation.reservations.get(call.reservation)
@@ -179,6 +184,8 @@ class QuotaPort:
         if faults.happens(faults.loss_share):
             raise StoreUnavailable("the answer is lost")
         await self._life.wait(faults.delay_s())
+        if isinstance(answer, NotReady) and quota.losses:
+            quota.losses[-1].learned_by.add(self._life)
         return answer
 
     def _arrive(self, call: Call[Any], run: int, losses: int) -> None:
