@@ -15,6 +15,8 @@ from tests.lanes.stage import request
 from tests.quota import invariants
 from tests.simulation.model_server import Work
 from tests.simulation.realtime import Asked
+from tests.simulation.scheduling import T0_MS, Life
+from tests.simulation.store import Loss
 from tests.simulation.streams import Cluster
 
 PROMPT_ESTIMATE = estimate_prompt(request().body, 4.0)
@@ -129,9 +131,17 @@ def _is_excused(cluster: Cluster, asked: Asked) -> bool:
             is_forgotten = asked.settled_at_ms < loss.at_ms - KEPT_MS
             # lost again within one rebuild, and put back between two answers: the epoch is 0 before and after
             is_unnoticed = loss.kind == "flushed" and loss.of_a_rebuild and asked.life not in loss.learned_by
-            if is_forgotten or is_unnoticed or asked.life.is_over:
+            if is_forgotten or is_unnoticed or _ended_untold(cluster, asked.life, loss):
                 return True
     return False
+
+
+def _ended_untold(cluster: Cluster, life: Life, loss: Loss) -> bool:
+    """A process ended before it had told all: after a cut before any answer, after a flush before admissions began."""
+    if loss.kind == "cut":
+        return life.is_over and life not in loss.answered
+    lost_at_s = (loss.at_ms - T0_MS) / 1000
+    return life.ended_at_s <= min((at_s for at_s in cluster.quota.begun_at_s if at_s > lost_at_s), default=float("inf"))
 
 
 def nobody_pays_for_more_than_was_produced(cluster: Cluster, work: Work) -> None:

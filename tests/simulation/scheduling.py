@@ -74,6 +74,7 @@ class Life:
         self.faults = faults
         self.name = name
         self.is_over = False
+        self.ended_at_s = float("inf")
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.at_end: list[Callable[[], None]] = []
         self._context = copy_context()
@@ -123,6 +124,7 @@ class Life:
         if self.is_over:
             return
         self.is_over = True
+        self.ended_at_s = self.faults.now_s()
         self.faults.kills += 1
         for task in tuple(self.tasks):
             task.cancel()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from penstock.adapters.redis.retelling import Retelling
 from penstock.errors import StoreUnavailable
-from penstock.quota import Call, Event, NotReady, Organisation, Ready, Reserve, Reserved, Settle, State, restore
+from penstock.quota import Call, Done, Event, NotReady, Organisation, Ready, Reserve, Reserved, Settle, State, restore
 from tests.simulation.scheduling import Clock, Faults, Life
 
 A = TypeVar("A")
@@ -42,6 +42,7 @@ class Loss:
         tokens: What they held or were charged: so much may be admitted a second time.
         of_a_rebuild: It had been put back after a loss, and admissions had not begun.
         learned_by: Processes that an answer told of it before it was put back.
+        answered: Processes that were answered anything since, having told what they were acknowledged.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Loss:
     tokens: int
     of_a_rebuild: bool
     learned_by: set[Life] = field(default_factory=set)
+    answered: set[Life] = field(default_factory=set)
 
 
 class Quota:
@@ -64,6 +66,7 @@ class Quota:
         self.run = 1
         self.away_until_s = 0.0
         self.losses: list[Loss] = []
+        self.begun_at_s: list[float] = []
         self._settles_once = settles_once
         self._count = 0
         self._kept: tuple[Organisation, list[Entry], int] | None = None
@@ -81,6 +84,8 @@ class Quota:
         answer = self.organisation.apply(call, time_ms=self.clock.now_ms())
         if isinstance(answer, Reserved) and isinstance(call, Reserve):
             self._admitted.append((self.clock.now_ms(), call.reservation, answer.tokens_held))
+        if isinstance(call, Ready) and call.epoch and isinstance(answer, Done):
+            self.begun_at_s.append(self.clock.monotonic_s())
         for event in self.organisation.outbox:
             self._count += 1
             self.outbox.append(Entry(f"{self._count:09}", event))
@@ -170,7 +175,11 @@ class QuotaPort:
             raise StoreUnavailable("it is being started")
         if self._run != quota.run:
             await self._connect()
-        return await self._sent(call)
+        losses = tuple(quota.losses)
+        answer = await self._sent(call)
+        for loss in losses:
+            loss.answered.add(self._life)
+        return answer
 
     async def _sent(self, call: Call[A]) -> A:
         quota, faults = self._quota, self._quota.faults
