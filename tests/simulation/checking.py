@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from penstock.adapters.redis.replaying import KEPT_MS
 from penstock.lanes.counting import estimate_prompt
 from penstock.quota import Event, EventKind, Inspected, Kind, Metric, State, limit_id
 from tests.lanes.stage import request
@@ -128,10 +127,9 @@ def _is_excused(cluster: Cluster, asked: Asked) -> bool:
     """Redis lost what nobody was left to tell it again."""
     for loss in cluster.quota.losses:
         if asked.record.reservation in loss.gone:
-            is_forgotten = asked.settled_at_ms < loss.at_ms - KEPT_MS
             # lost again within one rebuild, and put back between two answers: the epoch is 0 before and after
             is_unnoticed = loss.kind == "flushed" and loss.of_a_rebuild and asked.life not in loss.learned_by
-            if is_forgotten or is_unnoticed or _ended_untold(cluster, asked.life, loss):
+            if is_unnoticed or _ended_untold(cluster, asked.life, loss):
                 return True
     return False
 

@@ -8,11 +8,12 @@ processes tell again what was acknowledged, as the client of Redis does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from penstock.adapters.redis.positions import Position
 from penstock.adapters.redis.retelling import Retelling
 from penstock.errors import StoreUnavailable
 from penstock.quota import Call, Done, Event, NotReady, Organisation, Ready, Reserve, Reserved, Settle, State, restore
@@ -92,6 +93,11 @@ class Quota:
         self.organisation.outbox.clear()
         return answer
 
+    def position(self) -> Position:
+        """How far the outbox is drained."""
+        oldest = (int(self.outbox[0].id),) if self.outbox else None
+        return Position(self.organisation.epoch, (self._count,), oldest)
+
     def flush(self) -> None:
         """Everything is gone; nobody is disconnected."""
         undrained = {each.event.reservation for each in self.outbox}
@@ -146,7 +152,7 @@ class QuotaPort:
         self._quota = quota
         self._life = life
         self._stepped = stepped
-        self._retelling = Retelling(self.apply, quota.clock.now_ms) if tells else None
+        self._retelling = Retelling(self.apply, quota.clock.now_ms, self._look) if tells else None
         self._run = quota.run
         self._greeting: asyncio.Task[None] | None = None
 
@@ -202,6 +208,17 @@ class QuotaPort:
         is_of_before = isinstance(call, Ready) and losses != len(self._quota.losses)
         if run == self._quota.run and not is_of_before:
             self._quota.carry_out(call)
+
+    async def _look(self, organisations: Collection[str]) -> dict[str, Position]:
+        quota, faults = self._quota, self._quota.faults
+        await self._life.wait(faults.delay_s())
+        if quota.is_away or faults.happens(faults.loss_share):
+            raise StoreUnavailable("no answer")
+        if self._run != quota.run:
+            await self._connect()
+        found = quota.position()
+        await self._life.wait(faults.delay_s())
+        return dict.fromkeys(organisations, found)
 
     async def _connect(self) -> None:
         """One connects, the others wait: nothing is asked before all is told."""

@@ -11,6 +11,7 @@ from penstock.adapters.redis.retelling import Retelling
 from penstock.quota import Done, Inspect, Inspected, NotReady, Organisation, Reassert, Settle, Touch, Unknown, Usage
 from tests.adapters.redis.desks import define, ready, reserve
 from tests.adapters.redis.test_replaying import T0_MS, at
+from tests.adapters.redis.test_retelling import nothing_drained
 
 MINE: dict[str, Any] = {"organisation": "acme", "caller_now_ms": T0_MS, "reservation": reserve(1).reservation}
 INSPECT = Inspect(organisation="acme", caller_now_ms=T0_MS, holds_max=0)
@@ -25,7 +26,7 @@ def told_after(*heard: tuple[Any, object]) -> list[str]:
         return Done()
 
     async def main() -> None:
-        organisation, retelling = Organisation("acme"), Retelling(apply, lambda: T0_MS)
+        organisation, retelling = Organisation("acme"), Retelling(apply, lambda: T0_MS, nothing_drained)
         for call in (at(define(), T0_MS), at(ready(), T0_MS), at(reserve(1), T0_MS), INSPECT):
             retelling.note(call, organisation.apply(call, time_ms=T0_MS))
         for call, answer in heard:

@@ -116,6 +116,7 @@ def test_a_realtime_hold_is_kept_until_its_end_however_long_it_runs_and_nothing_
     made += [at(reserve(11), T0_MS + 50_000 + KEPT_MS)]
     for call in made:
         acknowledged.note(call, organisation.apply(call, time_ms=call.caller_now_ms))
+    acknowledged.forget(T0_MS + 60_000, through={"acme": acknowledged.number}, lost=())
     told = list(acknowledged.again(T0_MS + 60_000))
     assert {type(call) for call in told} == {Reassert}
     assert len(told) == 10

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from penstock.adapters.redis.positions import Position
 from penstock.adapters.redis.replaying import KEPT_MS
 from penstock.adapters.redis.retelling import Retelling
 from penstock.quota.operations import Call, Done, NotReady, Reassert, Reserved, Settle, Settled, State
@@ -17,13 +19,17 @@ SETTLED = Settled(State.POSTED, 0)
 EARLIER, LATER = range(1, 5), 5
 
 
+async def nothing_drained(organisations: Collection[str]) -> dict[str, Position]:
+    return dict.fromkeys(organisations, Position(1, (1, 0), (1, 0)))
+
+
 class SlowRedis:
     """Each call takes it more than half of the time for which acknowledgements are kept; lost again after the first."""
 
     def __init__(self) -> None:
         self.now_ms = T0_MS
         self.told: list[Call[Any]] = []
-        self.retelling = Retelling(self.apply, lambda: self.now_ms)
+        self.retelling = Retelling(self.apply, lambda: self.now_ms, nothing_drained)
 
     def acknowledges(self, number: int) -> None:
         for call, answer in ((reserve(number), RESERVED), (settle(number), SETTLED)):

@@ -13,12 +13,13 @@ from penstock.adapters.redis import apply_users, load_library, open_store
 from penstock.adapters.redis.address import read_address
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.outbox import Outbox
+from penstock.adapters.redis.positions import Position, find_positions
 from penstock.adapters.redis.translating import keys_of, outbox_key, partition_of, write_call
 from penstock.adapters.redis.users import read_users
 from penstock.adapters.redis.wire import Refusal
 from penstock.errors import StoreUnavailable
 from penstock.quota import Inspect
-from tests.adapters.redis.desks import calls_of_a_life, define, ready
+from tests.adapters.redis.desks import calls_of_a_life, define, ready, reserve, settle
 from tests.system.services import Redis
 
 pytestmark = pytest.mark.slow  # real services: left out of the quick check
@@ -114,9 +115,22 @@ def test_only_who_governs_writes_definitions_and_only_the_keeper_trims(role: str
                 await _may(client, pack("DEL", definitions)),
                 await _may(client, pack("XTRIM", outbox, "MAXLEN", 0)),
                 await _may(client, pack("XRANGE", outbox, "-", "+")),
+                await _may(client, pack("XINFO", "STREAM", outbox)),
             ]
 
-    assert asyncio.run(allowed()) == [False] * 4
+    assert asyncio.run(allowed()) == [False] * 5
+
+
+@pytest.mark.parametrize("role", ["api", "keeper"])
+def test_who_charges_may_ask_what_is_drained(role: str, prepared: Redis) -> None:
+    async def found() -> Position:
+        async with _client(prepared.url, role) as client:
+            await client.ask(write_call(reserve(1)))
+            await client.ask(write_call(settle(1)))
+            return (await find_positions(client, ["acme"]))["acme"]
+
+    position = asyncio.run(found())
+    assert (position.epoch, position.oldest) == (1, position.newest)
 
 
 def test_the_keeper_reads_and_trims_the_outbox(prepared: Redis) -> None:

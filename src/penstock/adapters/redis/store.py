@@ -18,6 +18,7 @@ from penstock.adapters.redis.address import Address, read_address
 from penstock.adapters.redis.checking import check_library, check_server
 from penstock.adapters.redis.client import BOUND_S, RETRY_AFTER_MS, RedisClient
 from penstock.adapters.redis.cluster import client_of, find_primaries
+from penstock.adapters.redis.positions import find_positions
 from penstock.adapters.redis.retelling import Retelling
 from penstock.adapters.redis.translating import read_answer, write_call
 from penstock.adapters.redis.wire import Refusal, Wire
@@ -57,7 +58,7 @@ class RedisStore:
         self._address = address
         self._name = name
         self.bound_s = bound_s
-        self._retelling = Retelling(self.apply, now_ms)
+        self._retelling = Retelling(self.apply, now_ms, lambda names: find_positions(self._calls, names))
         self._tells_again = tells_again
         self._calls = client_of(address, name=name, bound_s=bound_s, greet=check_library, restarted=self._tell_again)
         self._governing = client_of(address, name=f"{name}-governing", bound_s=GOVERNING_S, greet=check_library)
@@ -66,6 +67,11 @@ class RedisStore:
     def failure(self) -> str | None:
         """Why Redis cannot be used just now; None while it can."""
         return self._calls.failure
+
+    @property
+    def remembered(self) -> int:
+        """How many calls are kept, to be told to a Redis that loses them before the ledger has them."""
+        return self._retelling.remembered
 
     async def start(self) -> None:
         """Connect, and see that this Redis can be trusted with a quota.
