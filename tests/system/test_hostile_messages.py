@@ -153,11 +153,20 @@ JOBS: dict[str, tuple[str, Poison]] = {
     "without bounds": (FAILED, lambda job: Message(changed(write_job(job), reserve__outputs_bound=10**30))),
     "with a NUL": (DEAD, lambda job: Message(changed(write_job(job), job="a\0", reserve__reservation="a\0"))),
     "of a hold that never was": (
-        DROPPED, lambda job: Message(changed(write_job(job), job="f" * 32, reserve__reservation="f" * 32)),
+        DROPPED, lambda job: Message(
+            changed(
+                write_job(job), job="f" * 32, reserve__reservation="f" * 32,
+                reserve__job_deadline_ms=now_ms() - 1000,  # before it, it is taken for a hold that was lost
+            )
+        ),
     ),
     "of a hold of another": (
-        DROPPED,
-        lambda job: Message(changed(write_job(job), organisation="bystander", reserve__organisation="bystander")),
+        DROPPED, lambda job: Message(
+            changed(
+                write_job(job), organisation="bystander", reserve__organisation="bystander",
+                reserve__job_deadline_ms=now_ms() - 1000,
+            )
+        ),
     ),
     "of an organisation that never was": (
         DEAD, lambda job: Message(

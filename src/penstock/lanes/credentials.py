@@ -198,7 +198,7 @@ class Credentials:
 
         Example:
             >>> Credentials((b"pepper",)).attest(b"{}")[:10]
-            'pms_e30=_e'
+            'pms_e30=_6'
         """
         said = f"pms_{base64.urlsafe_b64encode(facts).decode()}"
         return f"{said}_{mac(said, self._peppers[0])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -170,7 +170,9 @@ class Sender:
             if status != 202:
                 return _refused(planned, status, body)
             job = _jobs.decode(body)
-            look = replace(request, method="GET", url=f"{self.url}/v1/jobs/{job.id}?wait={WAIT_S}s", body=b"")
+            look = msgspec.structs.replace(
+                request, method="GET", url=f"{self.url}/v1/jobs/{job.id}?wait={WAIT_S}s", body=b""
+            )
             while job.status not in _ENDS:
                 status, body = await self._asked(look)
                 if status != 200:
