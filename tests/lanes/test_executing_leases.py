@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from penstock.lanes.executing import Dropped, Executor
+from penstock.api.responses import TRANSLATIONS
+from penstock.lanes.executing import Dropped, Executor, Later
 from penstock.lanes.jobs import JobStatus
 from penstock.quota.events import EventKind, Usage
 from penstock.quota.model import Organisation
-from penstock.quota.operations import Acquire, Define, Look, Reassert, Settle, State, Touch, Void
+from penstock.quota.operations import Acquire, Call, Define, Look, Reassert, Settle, State, Touch, Void
 from tests.lanes.executing_stage import CONCURRENCY, Queue, concurrency_held, governed, holding, queued, until
 from tests.lanes.stage import STREAM_HEAD, ending, sends, tokens, usage
 
+A = TypeVar("A")
 ANSWER = STREAM_HEAD + tokens(3) + ending(usage(7, 3))
 
 
@@ -295,6 +297,40 @@ def test_accepted_job_that_the_store_lost_with_the_end_of_its_log_is_claimed_aga
             queue.lose_state(epoch=1)
             result = await queue.run(job)
             assert queue.calls(Reassert) == 1
+            assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())
+
+
+class LosingStore:
+    """The store of a queue, flushed once it has answered so many calls."""
+
+    def __init__(self, queue: Queue, answers: int) -> None:
+        self._queue = queue
+        self._answers = answers
+
+    async def apply(self, call: Call[A]) -> A:
+        answer = await self._queue.store.apply(call)
+        self._answers -= 1
+        if self._answers == 0:
+            self._queue.store.organisation = Organisation("acme")
+        return answer
+
+
+@pytest.mark.parametrize("last", [Acquire, Look])
+def test_accepted_job_that_is_lost_again_while_it_is_claimed_again_waits_for_the_store(last: type[Call[Any]]) -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.lose_state(epoch=1)
+            executor = Executor(
+                LosingStore(queue, 1 if last is Acquire else 2), queue.stage.lane.caller, queue.clock,
+                queue.stage.models, observer=queue.stage.health, translations=TRANSLATIONS, sleep=queue.sleep,
+                is_alone=True,
+            )  # fmt: skip
+            assert isinstance(await executor.execute(job), Later)
+            queue.lose_state(epoch=2)
+            result = await queue.run(job)
             assert queue.charge(job, result) == (7, 3)
 
     asyncio.run(main())

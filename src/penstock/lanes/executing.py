@@ -174,7 +174,7 @@ class Executor:
             case Wait(retry_after_ms):
                 return Later(retry_after_ms, "its limits, or the store, let it run later", is_limited=True)
             case Gone():
-                return None if await self._is_claimed_again(job) else Dropped()
+                return await self._claim_again(job)
             case Never(limit):
                 return Finished(self._result(job, _never(limit), attempts=0, started_at_ms=0))
             case Invalid(why):
@@ -182,8 +182,8 @@ class Executor:
             case _:
                 return Later(AWAY_MS, f"the quota store is not ready: {type(answer).__name__}")
 
-    async def _is_claimed_again(self, job: Job) -> bool:
-        """Whether the store knows nothing of the job, and takes it back.
+    async def _claim_again(self, job: Job) -> Outcome | None:
+        """Claim a job of which the store knows nothing; None if it takes that back, and the job may run.
 
         What ended is remembered until its deadline. So one that is unknown before that is in the end of a history that
         was lost with no loss of the rest, such as what was not on the disk yet; its acceptance was told to a client.
@@ -191,11 +191,16 @@ class Executor:
         now_ms = self._clock.now_ms()
         by: dict[str, Any] = {"organisation": job.organisation, "caller_now_ms": now_ms}
         seen = await self._quota.apply(Look(**by, reservation=job.job))
+        if isinstance(seen, NotReady):  # lost since it answered that the job is gone: that says nothing any more
+            return self._not_ready(job)
         if not isinstance(seen, Unknown):
-            return False
+            return Dropped()
         again = Reassert(**by, arguments=job.reserve, acquired=True, prompt=0, completion=0, renewed_at_ms=now_ms)
         answer = await self._quota.apply(again)
-        return answer in (Done(), Duplicate(State.OPEN))  # the second: to an attempt whose first answer was lost
+        if isinstance(answer, NotReady):
+            return self._not_ready(job)
+        is_claimed = answer in (Done(), Duplicate(State.OPEN))  # the second: to an attempt whose first answer was lost
+        return None if is_claimed else Dropped()
 
     def _not_ready(self, job: Job) -> Outcome:
         """The store lost the organisation and is given it back by the keeper; or there is none, as time tells."""
