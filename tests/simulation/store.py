@@ -154,6 +154,7 @@ class QuotaPort:
         self._stepped = stepped
         self._retelling = Retelling(self.apply, quota.clock.now_ms, self._look) if tells else None
         self._run = quota.run
+        self._connections = 1
         self._greeting: asyncio.Task[None] | None = None
 
     @property
@@ -181,8 +182,10 @@ class QuotaPort:
             raise StoreUnavailable("it is being started")
         if self._run != quota.run:
             await self._connect()
-        losses = tuple(quota.losses)
+        losses, connection = tuple(quota.losses), self._connections
         answer = await self._sent(call)
+        if connection != self._connections:
+            raise StoreUnavailable("its connection ended before the one that follows began")
         for loss in losses:
             loss.answered.add(self._life)
         return answer
@@ -216,8 +219,10 @@ class QuotaPort:
             raise StoreUnavailable("no answer")
         if self._run != quota.run:
             await self._connect()
-        found = quota.position()
+        found, connection = quota.position(), self._connections
         await self._life.wait(faults.delay_s())
+        if connection != self._connections:
+            raise StoreUnavailable("its connection ended before the one that follows began")
         return dict.fromkeys(organisations, found)
 
     async def _connect(self) -> None:
@@ -227,6 +232,7 @@ class QuotaPort:
         await asyncio.shield(self._greeting)
 
     async def _greet(self, run: int) -> None:
+        self._connections += 1
         if self._retelling is not None:
             await self._retelling.tell(self._told, lambda _: True)
         self._run = run
