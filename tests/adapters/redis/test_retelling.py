@@ -7,11 +7,17 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from penstock.adapters.redis.address import read_address
+from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.positions import Position
 from penstock.adapters.redis.replaying import KEPT_MS
 from penstock.adapters.redis.retelling import Retelling
+from penstock.adapters.redis.wire import Wire, pack
 from penstock.quota.operations import Call, Done, NotReady, Reassert, Reserved, Settle, Settled, State
 from tests.adapters.redis.desks import reserve, settle
+from tests.system.services import Redis
 
 T0_MS = 1_700_000_000_000
 RESERVED = Reserved(deadline_ms=0, tokens_held=0, epoch=1, readings=())
@@ -66,3 +72,24 @@ def test_what_is_acknowledged_while_a_loss_is_told_is_told_if_that_is_lost_too_h
     wanted = {settle(number).reservation for number in (*EARLIER, LATER)}
     assert {call.reservation for call in told if isinstance(call, Settle)} == wanted
     assert {call.arguments.reservation for call in told if isinstance(call, Reassert)} == wanted
+
+
+@pytest.mark.slow
+def test_a_client_that_is_closed_while_it_tells_again_leaves_no_connection(service: Redis) -> None:
+    async def run() -> bool:
+        telling: asyncio.Future[Wire] = asyncio.get_running_loop().create_future()
+
+        async def tell(wire: Wire, _: object) -> None:
+            telling.set_result(wire)
+            await asyncio.Event().wait()
+
+        client = RedisClient(read_address(service.url), bound_s=60, restarted=tell)
+        await client.start()
+        client.distrust()
+        asked = asyncio.create_task(client.ask(pack("PING")))
+        wire = await telling
+        await client.close()
+        await asyncio.gather(asked, return_exceptions=True)
+        return wire.is_lost
+
+    assert asyncio.run(run())

@@ -173,7 +173,11 @@ class RedisClient:
                 raise
         if self._run_id and run_id != self._run_id:
             log.warning("Redis was started anew, or is another", extra={"address": str(at)})
-            await self._restarted(wire, self._serves)
+            try:
+                await self._restarted(wire, self._serves)
+            except BaseException:  # closed on the way: nobody else has this wire
+                wire.close()
+                raise
         self._run_id = run_id
         self._wire = wire
         return wire
