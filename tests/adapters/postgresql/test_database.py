@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -54,6 +56,19 @@ def test_a_connection_that_was_cut_is_unavailable_and_the_next_one_works(engine:
             connection.execute(text("SELECT 1"))
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
+
+
+def test_a_session_that_the_server_ended_because_it_idled_is_unavailable(engine: Engine) -> None:
+    with engine.connect() as connection:
+        mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        connection.execute(text("SET idle_in_transaction_session_timeout = 1"))
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            left = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            ends_s = time.monotonic() + 30
+            while other.execute(left, {"pid": mine}).scalar_one():
+                assert time.monotonic() < ends_s, "it is still there"
+        with pytest.raises(StoreUnavailable, match="idle-in-transaction timeout"):
+            connection.execute(text("SELECT 1"))
 
 
 def test_a_connection_that_others_keep_is_unavailable_for_now(engine: Engine) -> None:

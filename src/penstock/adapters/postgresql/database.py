@@ -124,9 +124,10 @@ def named(url: URL) -> str:
 
 def _translated(context: ExceptionContext) -> None:
     error: Any = context.sqlalchemy_exception
-    if context.engine is None or context.is_pre_ping or not isinstance(error, OperationalError):
+    if context.engine is None or context.is_pre_ping:
         return
-    if context.connection is None or context.is_disconnect:
+    is_out_of_reach = context.connection is None and isinstance(error, OperationalError)
+    if is_out_of_reach or context.is_disconnect:  # whatever its class: a session ended for idling is an internal error
         reason = " ".join(str(context.original_exception).split())
         fix = "check that it runs, and stores.postgresql"
         if "valid client certificate" in reason:
