@@ -17,12 +17,14 @@ CHART: Final = ROOT / "manifests" / "chart"
 EARLIER: Final = Path(__file__).parent / "fixtures" / "penstock-0.1.0.tgz"
 """The chart's version before, as it was packaged."""
 VALUES: Final = Path(__file__).parent / "values"
+NEW_SETTINGS: Final = VALUES / "newest.yaml"
+"""What ``EARLIER`` would refuse."""
 TOOLS: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "penstock"
 NEWEST: Final = "1.36.3"
 MATRIX: Final[Mapping[str, tuple[Path, ...]]] = {
     "bundled": (ROOT / "penstock.yaml", VALUES / "bundled.yaml"),
     "plain": (ROOT / "penstock.yaml", VALUES / "plain.yaml"),
-    "everything": (VALUES / "everything.yaml",),
+    "everything": (VALUES / "everything.yaml", NEW_SETTINGS),
 }
 """Values files by name: together they turn every switch both ways."""
 
