@@ -61,7 +61,8 @@ class Publisher:
         self._expect(20, 11)
         self._method(1, 85, 10, b"\0")
         self._expect(85, 11)
-        self._sent = self._confirmed = 0
+        self._sent = 0
+        self._unconfirmed: set[int] = set()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -78,9 +79,10 @@ class Publisher:
         for message in messages:
             self._socket.sendall(self._frames(message))
             self._sent += 1
-            while self._sent - self._confirmed >= WINDOW:
+            self._unconfirmed.add(self._sent)
+            while len(self._unconfirmed) >= WINDOW:
                 self._confirm()
-        while self._confirmed < self._sent:
+        while self._unconfirmed:
             self._confirm()
         return self._sent - before
 
@@ -91,7 +93,7 @@ class Publisher:
         method = struct.unpack_from(">HH", payload)
         assert method == ACK, f"the broker answered {method}: {payload[4:200]!r}"
         tag, multiple = struct.unpack_from(">QB", payload, 4)
-        self._confirmed = tag if multiple else self._confirmed + 1
+        self._unconfirmed -= {each for each in self._unconfirmed if each == tag or (multiple and each < tag)}
 
     def _frames(self, message: Message) -> bytes:
         target = _short(message.exchange) + _short(message.routing_key)

@@ -20,7 +20,7 @@ from tests.api.corpora import STRINGS
 from tests.api.desk import PLATFORM, Desk
 from tests.api.door import listening
 from tests.counts import count
-from tests.system.deployments import Embedded
+from tests.system.deployments import Embedded, until
 from tests.system.services import PostgreSQL
 
 pytestmark = [pytest.mark.slow, pytest.mark.torture]
@@ -39,6 +39,7 @@ def drawn(model: str, seed: int) -> list[tuple[Place, str]]:
 
 
 def attack(prey: Prey, seed: int) -> None:
+    prey.move_on()
     prey.try_bodies()
     statuses = set()
     for number, (place, text) in enumerate(drawn(prey.model, seed), 1):
@@ -72,6 +73,7 @@ def test_whatever_administrators_send_is_refused_or_read_again_by_commands_metri
     try:
         platform = deployed.command("keys", "create", "acme", "--admin", "platform").strip()
         prey = Prey(int(deployed.url.rpartition(":")[2]), platform, "m")
+        until(prey.is_known)  # a new key is in force within two seconds
         before = prey.told("acme"), prey.told("other")
         attack(prey, seed)
         check_lists(prey)
