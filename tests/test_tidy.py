@@ -32,7 +32,6 @@ REVIEWED_BROAD_EXCEPTS: dict[str, str] = {
 
 # "path::function": why this test must wait for the clock of the machine.
 REVIEWED_SLEEPS: dict[str, str] = {
-    "tests/api/test_end_to_end.py::produced": "the simulated server writes its log when it notices, and tells nobody",
     "tests/system/images.py::__init__": "an engine tells nobody when it is up",
     "tests/system/images.py::try_embedded": "a container's log is read until the key is in it",
     "tests/simulation/scheduling.py::wait": "in virtual time, on a loop of its own that waits for nothing",
@@ -45,10 +44,9 @@ REVIEWED_SLEEPS: dict[str, str] = {
     "tests/adapters/redis/test_failures.py::known": "another store tells Redis again when it is back; Redis is asked",
     "tests/adapters/redis/test_failures.py::usable": "Redis is back when a call is answered; it is asked until one is",
     "tests/adapters/redis/test_losses.py::run": "an outbox is read again and again, as a keeper does",
-    "tests/system/deployments.py::until": "asks a running service over HTTP; nothing tells when a job has begun",
+    "tests/polling.py::until": "asks services and processes, which tell nobody of each change",
     "tests/system/services.py::wait_until": "polls a server that says nowhere when it is ready",
     "tests/system/services.py::kill": "polls until a killed server's grandchild has let go of its port",
-    "tests/system/clusters.py::until": "asks a cluster of ten processes, which tell nobody of each change",
     "tests/system/drill.py::_watched": "Prometheus is asked until an alert fires, some time after its cause",
     "tests/test_wheel.py::wait_until_ready": "another program starts; its port is asked until it answers",
 }
@@ -66,6 +64,7 @@ TESTS_OF_NO_LAYER = frozenset(
         "examples",
         "fuzzing",
         "operations",
+        "polling",
         "tidy",
         "tidy_rules",
         "site",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from penstock.api.application import application
 from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.realtime import RealtimeLane
 from tests.api.door import TOKEN, Clock, Door, chat_body, listening
+from tests.polling import until
 
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "twelve bytes"}]
 
@@ -59,9 +59,7 @@ class Whole:
 
     def produced(self) -> Totals:
         """Of the model's own log, which it writes when it notices that a caller has gone."""
-        end_s = time.monotonic() + 20
-        while "simulated" not in self.simulated.journal.totals and time.monotonic() < end_s:
-            time.sleep(0.01)
+        until(lambda: "simulated" in self.simulated.journal.totals, bound_s=20)
         return self.simulated.journal.totals["simulated"]
 
 

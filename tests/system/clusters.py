@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from penstock.config import load
 from penstock.quota.events import Event
 from penstock.wiring.places import Places
 from penstock.wiring.rehearsing import make_keys, read_ledger
+from tests import polling
+from tests.system.deployments import ENDS
 from tests.system.programs import Program, SimulatedModel
 from tests.system.services import free_port
 
 BOUND_S = 180.0
+until = partial(polling.until, bound_s=BOUND_S)  # ten processes
 DRAINED_S = 60.0
 ORGANISATION = "acme"
 LIMITS = ("100M tokens/day", "1k concurrent")
-ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 class Cluster(Program):
@@ -168,10 +171,3 @@ class Cluster(Program):
 def billed(events: list[Event]) -> Counter[str]:
     """How often each reservation was charged."""
     return Counter(event.reservation for event in events if event.charge.requests)
-
-
-def until(holds: Any, *, bound_s: float = BOUND_S) -> None:
-    ends_at = time.monotonic() + bound_s
-    while not holds():
-        assert time.monotonic() < ends_at, f"not within {bound_s} s"
-        time.sleep(0.1)

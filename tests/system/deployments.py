@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +13,12 @@ import httpx2 as httpx
 
 from penstock.adapters.sql.database import open_engine
 from penstock.adapters.sql.ledger import LedgerReads
+from tests import polling
 from tests.system.programs import Service, SimulatedModel
 
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 BOUND_S = 60.0
+until = partial(polling.until, bound_s=BOUND_S)
 
 
 class Deployment(Protocol):
@@ -157,10 +160,3 @@ class Client:
     def running(self, job: str) -> None:
         """Wait until it runs."""
         until(lambda: self.job(job)["status"] == "running")
-
-
-def until(holds: Callable[[], bool], *, bound_s: float = BOUND_S) -> None:
-    ends_s = time.monotonic() + bound_s
-    while not holds():
-        assert time.monotonic() < ends_s, f"not within {bound_s} s"
-        time.sleep(0.05)

@@ -23,7 +23,8 @@ from penstock.lanes.forwarding import CRASH_POINTS as API_POINTS
 from penstock.quota.operations import Lane
 from penstock.wiring.crash import VARIABLE
 from tests.system.bento import ROOT, found_bento
-from tests.system.clusters import ENDS, ORGANISATION, Cluster, until
+from tests.system.clusters import ORGANISATION, Cluster, until
+from tests.system.deployments import ENDS
 from tests.system.dying_stream import POINTS as STREAM_POINTS
 from tests.system.fault_proxy import FaultProxy
 from tests.system.soak_faults import Fault, family

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,15 @@ from penstock.quota import Definitions, Key, Kind, Lane, Limit, Metric, Model, P
 from penstock.quota.events import Event, EventKind
 from penstock.quota.operations import Define, Look, Ready, Reserve, Reserved, Seen, Settle, Void
 from penstock.wiring.crash import VARIABLE
+from tests import polling
 from tests.system.bento import ROOT, SHARDS, VHOST, Bento, Cluster
-from tests.system.deployments import until as poll
 from tests.system.programs import Program, SimulatedModel, answers_200
 from tests.system.services import PostgreSQL, Redis, free_port
 
 BOUND_S = 40.0
+until = partial(polling.until, bound_s=BOUND_S)
 QUEUE = shard_name("m", 0)
 SECRET = "canary-of-a-prompt"
-
-
-def until(happened: Callable[[], bool], what: str, *, bound_s: float = BOUND_S) -> None:
-    """Poll until it has happened; past the bound the test fails with what it waited for."""
-    try:
-        poll(happened, bound_s=bound_s)
-    except AssertionError as error:
-        raise AssertionError(f"{what}: {error}") from None
 
 
 def now_ms() -> int:

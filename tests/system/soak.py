@@ -32,7 +32,8 @@ import yaml
 from penstock.wiring.places import Places
 from penstock.wiring.rehearsing import read_ledger
 from tests.system import soak_verdict as verdict
-from tests.system.clusters import ENDS, Cluster
+from tests.system.clusters import Cluster
+from tests.system.deployments import ENDS
 from tests.system.soak_faults import FROZEN_S, USUAL, Faults
 from tests.system.soak_load import Load, Seen, within
 from tests.system.soak_samples import UNKNOWN, Sampler, Samples

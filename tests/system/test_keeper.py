@@ -98,9 +98,10 @@ def test_a_keeper_frozen_between_two_writes_while_another_leads_writes_nothing_w
     old = world.keeper("--lease-s", "3", crash_at=f"{point}:1:freeze")
     until(lambda: old.is_active)
     frozen_at, settled = time.monotonic(), 20
-    assert old.process is not None
+    frozen = old.process
+    assert frozen is not None
     world.settle(settled)
-    until(lambda: stopped(old.process.pid))
+    until(lambda: stopped(frozen.pid))
     new = world.keeper("--lease-s", "3")
     until(lambda: new.is_active)
     world.settle(settled)

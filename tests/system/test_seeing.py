@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.polling import until
 from tests.system.programs import Service, SimulatedModel
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 HELLO: Any = [{"role": "user", "content": "Say something."}]
 CANARY = "canary-51d7"
 REQUESTS_MAX = 6
+BOUND_S = 20.0
 
 
 @pytest.fixture
@@ -70,11 +72,6 @@ def accepts(service: Service, key: str) -> bool:
         return True
 
 
-def until(holds: Callable[[], bool], *, attempts_max: int = 2_000) -> bool:
-    """Ask again and again; each request takes some milliseconds, so this ends after some ten seconds."""
-    return any(holds() for _ in range(attempts_max))
-
-
 def test_what_a_stream_holds_is_shown_apart_until_it_is_charged(service: Service) -> None:
     with client(service) as penstock:
         stream = penstock.chat.completions.create(model="m", messages=HELLO, max_tokens=1000, stream=True)
@@ -86,7 +83,7 @@ def test_what_a_stream_holds_is_shown_apart_until_it_is_charged(service: Service
         assert during["held"]["tokens"] > 1000
         assert total(metrics(service), "penstock_in_flight_requests") == 1
         stream.close()
-    assert until(lambda: usage(service)["held"] == {"requests": 0, "tokens": 0}, attempts_max=20)
+    until(lambda: usage(service)["held"] == {"requests": 0, "tokens": 0}, bound_s=BOUND_S)
     assert 0 < usage(service)["totals"]["completion_tokens"] < 1000
 
 
@@ -168,9 +165,9 @@ def test_both_secrets_of_a_rotated_key_work_until_the_grace_period_ends(service:
     first = service.key
     key_id = first.split("_")[2]
     second = service.command("keys", "rotate", "acme", key_id).strip()
-    assert until(lambda: accepts(service, second))
+    until(lambda: accepts(service, second), bound_s=BOUND_S)
     assert accepts(service, first)
     third = service.command("keys", "rotate", "acme", key_id, "--grace", "0s").strip()
-    assert until(lambda: accepts(service, third))
+    until(lambda: accepts(service, third), bound_s=BOUND_S)
     assert not accepts(service, first)
     assert not accepts(service, second)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -16,6 +14,7 @@ from penstock.adapters.sql.tables import metadata
 from penstock.errors import StoreUnavailable
 from tests.adapters.conftest import EventMaker, EventWriter
 from tests.adapters.databases import Databases
+from tests.polling import until
 
 pytestmark = pytest.mark.slow  # real services: left out of the quick check
 
@@ -64,9 +63,7 @@ def test_a_session_that_the_server_ended_because_it_idled_is_unavailable(engine:
         connection.execute(text("SET idle_in_transaction_session_timeout = 1"))
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             left = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
-            ends_s = time.monotonic() + 30
-            while other.execute(left, {"pid": mine}).scalar_one():
-                assert time.monotonic() < ends_s, "it is still there"
+            until(lambda: not other.execute(left, {"pid": mine}).scalar_one(), "it is gone", bound_s=30)
         with pytest.raises(StoreUnavailable, match="idle-in-transaction timeout"):
             connection.execute(text("SELECT 1"))
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.system.clusters import until
+from tests.polling import until
 from tests.system.services import Redis, found_program, free_port
 
 SERVICE = "quota"
 AGREE_S = 6.0  # Redis gives a planned change up after five
+UP_S = 180.0
 FAILOVER_S = 60.0  # of a machine that does other things too; it takes two or three
 NODE_TIMEOUT_MS = 1_000
 _WHO = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
@@ -58,10 +59,10 @@ class Watched:
     def start(self) -> None:
         self.primary.start()
         self.replica.start()
-        until(lambda: told(self.replica, "INFO", "replication").count("master_link_status:up") == 1)
+        until(lambda: told(self.replica, "INFO", "replication").count("master_link_status:up") == 1, bound_s=UP_S)
         for sentinel in self.sentinels:
             sentinel.start()
-        until(self._is_watched)
+        until(self._is_watched, bound_s=UP_S)
 
     def _is_watched(self) -> bool:
         """Each sentinel knows the replica and the others: before that it would not replace the primary."""
@@ -108,9 +109,9 @@ class Cluster:
         first = told(self.nodes[0], "CLUSTER", "MYID").strip()
         self._manage("add-node", f"127.0.0.1:{self.nodes[3].port}", hosts[0], "--cluster-slave",
                      "--cluster-master-id", first)  # fmt: skip
-        until(lambda: "master_link_status:up" in told(self.nodes[3], "INFO", "replication"))
+        until(lambda: "master_link_status:up" in told(self.nodes[3], "INFO", "replication"), bound_s=UP_S)
         for node in self.nodes:
-            until(lambda node=node: "cluster_state:ok" in told(node, "CLUSTER", "INFO"))
+            until(lambda node=node: "cluster_state:ok" in told(node, "CLUSTER", "INFO"), bound_s=UP_S)
 
     def _manage(self, *words: str) -> None:
         subprocess.run(

@@ -215,10 +215,7 @@ def test_a_cluster_replaces_a_lost_node_under_load_and_each_request_is_charged_o
 def test_a_planned_change_is_followed_and_a_lost_node_without_a_copy_costs_its_own_organisations(
     cluster: Cluster,
 ) -> None:
-    def change() -> None:
-        cluster.change_over()
-
-    load = asyncio.run(under_load(cluster.url, ORGANISATIONS, change))
+    load = asyncio.run(under_load(cluster.url, ORGANISATIONS, cluster.change_over))
     asyncio.run(assert_charged_once(cluster.url, load))
 
     async def lose() -> None:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import openai
 import pytest
 
 from penstock.adapters.simulated_model import counting
+from tests import polling
 from tests.adapters.simulated_model.conftest import START_S, Simulated
 
 Simulate = Callable[..., Simulated]
+until = partial(polling.until, bound_s=START_S)
 PROMPT: list[Any] = [{"role": "user", "content": "How deep is the lake?"}]  # 21 bytes: 6 tokens, and 1 for the message
 
 
 def client(simulated: Simulated) -> openai.OpenAI:
     return openai.OpenAI(base_url=simulated.url + "/v1", api_key="none", max_retries=0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + START_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
 
 
 def test_a_chat_reports_the_tokens_that_the_rule_counts(simulated: Simulated) -> None:
