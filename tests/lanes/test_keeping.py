@@ -6,19 +6,20 @@ And its order: what was read of a store that then loses its state is in the ledg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from penstock.errors import Deposed
-from penstock.lanes.keeping import DRAIN_EVERY_S, READ_MAX, TAKE_EVERY_S, Entry, Keeper
+from penstock.lanes.draining import Entry
+from penstock.lanes.keeping import DRAIN_EVERY_S, READ_MAX, TAKE_EVERY_S, Keeper
 from penstock.ports import Kept
-from penstock.quota import Definitions
+from penstock.quota import Definitions, EventKind
 from tests.lanes.stage import ManualClock, ModelStore
 
-ENTRY: Any = SimpleNamespace(id="1-1", event=SimpleNamespace(occurred_at_ms=1))
+ENTRY: Any = SimpleNamespace(id="1-1", event=SimpleNamespace(occurred_at_ms=1, kind=EventKind.POSTED))
 
 
 class Store:
@@ -42,7 +43,8 @@ class Store:
         count = self.batches.pop(0) if self.batches else 0
         return {7: [ENTRY] * count} if count else {}
 
-    async def drain(self, batches: Mapping[int, Sequence[Any]]) -> int:
+    async def drain(self, batches: Mapping[int, Sequence[Any]], *, without: Collection[Any]) -> int:
+        assert not without
         self.done.append(f"drain {len(batches[7])}")
         return len(batches[7])
 
@@ -70,12 +72,12 @@ class LosingStore(Store):
     async def renew(self) -> None:
         return
 
-    async def drain(self, batches: Mapping[int, Sequence[Any]]) -> int:
+    async def drain(self, batches: Mapping[int, Sequence[Any]], *, without: Collection[Any]) -> int:
         self.is_read.set()
         await self.is_rebuilding.wait()
         for _ in range(100):  # as long as a rebuild that does not wait would need
             await asyncio.sleep(0)
-        return await super().drain(batches)
+        return await super().drain(batches, without=without)
 
     async def definitions(self) -> tuple[int, Mapping[str, Definitions]]:
         await self.is_read.wait()

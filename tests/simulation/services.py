@@ -7,7 +7,7 @@ again otherwise; a transaction is carried out whole or not at all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from penstock.errors import Deposed, StoreUnavailable
 from penstock.lanes.jobs import JobResult
 from penstock.ports import Kept
 from penstock.quota import Event, EventKind, Usage
+from penstock.quota.events import FINAL
 from tests.quota import invariants
 from tests.simulation.scheduling import Clock, Faults, Life
 from tests.simulation.store import Entry, Quota
@@ -193,18 +194,27 @@ class Books:
     async def leave(self) -> None:
         return
 
-    async def drain(self, batches: Mapping[int, Sequence[Entry]]) -> int:
+    async def drain(self, batches: Mapping[int, Sequence[Entry]], *, without: Collection[Event] = ()) -> int:
         def insert() -> int:
             before = len(self._database.ledger)
             for entries in batches.values():
                 for each in entries:
-                    self._database.ledger.setdefault((each.event.reservation, each.event.kind), each.event)
+                    if each.event not in without:
+                        self._database.ledger.setdefault((each.event.reservation, each.event.kind), each.event)
             return len(self._database.ledger) - before
 
         return await self._fenced(insert)
 
     async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
         return [row for (name, _), row in self._database.ledger.items() if name == reservation]
+
+    async def of_the_same(self, events: Sequence[Event]) -> list[Event]:
+        names = {event.reservation for event in events}
+
+        def read() -> list[Event]:
+            return [row for row in self._database.ledger.values() if row.reservation in names]
+
+        return await self._database.transact(self._life, read)
 
     async def unsettled(self, *, finished_before_ms: int, count_max: int) -> Sequence[Row]:
         rows = [row for row in self._database.results.values() if not row.is_settled]
@@ -235,7 +245,7 @@ class Books:
                 row
                 for row in self._database.results.values()
                 if row.is_settled and row.stored_at_ms >= since_ms
-                and not any((row.job, kind) in ledger for kind in (EventKind.POSTED, EventKind.LATE, EventKind.VOIDED))
+                and not any((row.job, kind) in ledger for kind in FINAL)
             ]  # fmt: skip
             for row in found:
                 row.is_settled = False

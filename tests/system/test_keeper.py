@@ -17,12 +17,14 @@ from penstock.adapters.postgresql.crash_points import CRASH_POINTS, EVENTS_INSER
 from penstock.adapters.sql.job_tables import results
 from penstock.lanes.keeping import UNSETTLED_MAX
 from penstock.quota.events import Usage
-from penstock.quota.operations import Acquire, Duplicate, Gone, Lane, Reserve, Run, Settle, Settled, Wait
+from penstock.quota.operations import Acquire, Duplicate, Gone, Lane, Reserve, Run, Settle, Settled, State, Touch, Wait
+from tests.adapters.redis.test_losses import log_of
 from tests.counts import TORTURE, count
 from tests.system.clusters import until
 from tests.system.keepers import World, now_ms
 
 KILLED_S = 30.0
+SOON_MS = 5_000
 
 pytestmark = pytest.mark.slow
 
@@ -164,6 +166,30 @@ def test_what_redis_lost_is_rebuilt_from_the_ledger(world: World) -> None:
     used = {limit.limit: limit.used for limit in after.limits}
     assert used == {limit.limit: limit.used for limit in before.limits}
     assert used["acme/tokens/day"] == 30 * 15
+    world.assert_whole()
+    assert keeper.stop() == 0
+
+
+def test_a_charge_that_redis_lost_and_nobody_tells_again_is_billed_once_when_its_hold_expires(world: World) -> None:
+    keeper = world.keeper()
+    until(world.is_ready)
+    world.asks("CONFIG", "SET", "appendfsync", "always")  # so that the log has what was answered
+    world.settle(3)
+    world.assert_whole()
+    request = world.reserve()
+    request = replace(request, job_deadline_ms=request.caller_now_ms + SOON_MS)
+    touch = Touch(organisation="acme", caller_now_ms=now_ms(), reservation=request.reservation, prompt=1, completion=1)
+    world.applied(request, touch)
+    kept_bytes = log_of(world.redis).stat().st_size
+    (settled,) = world.applied(settle_of(request))
+    assert settled.state is State.POSTED, "within its lease"
+    world.settled.append(request.reservation)
+    world.assert_whole()
+    world.redis.kill()
+    with log_of(world.redis).open("r+b") as file:
+        file.truncate(kept_bytes)
+    world.redis.start()
+    until(lambda: keeper.metric("penstock_keeper_repeated_events_total") >= 2)  # expired, and late
     world.assert_whole()
     assert keeper.stop() == 0
 

@@ -19,6 +19,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from penstock.errors import Deposed, StoreUnavailable
+from penstock.lanes import draining
+from penstock.lanes.draining import Draining, Entry
 from penstock.lanes.posting import Posting
 from penstock.lanes.rebuilding import Rebuilder
 from penstock.ports import Clock, Kept, QuotaStore
@@ -54,25 +56,6 @@ EVENTS_READ: Final = "events-read"  # a point at which tests kill it: the store 
 OUTBOX_TRIMMED: Final = "outbox-trimmed"
 
 log = logging.getLogger("penstock.lanes.keeping")
-
-
-class Entry(Protocol):
-    """One event of a partition's outbox."""
-
-    @property
-    def id(self) -> str:
-        """Grows within the partition."""
-        ...
-
-    @property
-    def event(self) -> Event:
-        """What happened."""
-        ...
-
-    @property
-    def traceparent(self) -> str | None:
-        """Of the request that it is about, if that is recorded."""
-        ...
 
 
 class BatchTracer(Protocol):
@@ -127,7 +110,7 @@ class UnsettledResult(Protocol):
         ...
 
 
-class Books(Protocol):
+class Books(draining.Books, Protocol):
     """What the active keeper writes, each thing in one fenced transaction.
 
     Every method raises ``Deposed`` if another keeper took over, ``StoreUnavailable`` without a database.
@@ -143,10 +126,6 @@ class Books(Protocol):
 
     async def leave(self) -> None:
         """Stand by."""
-        ...
-
-    async def drain(self, batches: Mapping[int, Sequence[Any]]) -> int:
-        """Write entries and positions; how many events were new."""
         ...
 
     async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
@@ -235,7 +214,8 @@ class Keeper:
         self._reached = reached
         self._pause = pause
         self._defined: dict[str, Definitions] = {}
-        self._draining = asyncio.Lock()
+        self._drains = Draining(books, quota, clock)
+        self._one_drains = asyncio.Lock()
         self.tally = Tally()
 
     async def run(self) -> None:
@@ -280,7 +260,7 @@ class Keeper:
         """Read, write, remove: killed between any two of these, the next one reads again and writes nothing twice."""
         while True:
             try:
-                async with self._draining:
+                async with self._one_drains:
                     batches = await self._outbox.read(count_max=READ_MAX)
                     if batches:
                         await self._drain_once(batches)
@@ -295,11 +275,10 @@ class Keeper:
         self._reached(EVENTS_READ)
         oldest_ms = min(entries[0].event.occurred_at_ms for entries in batches.values())
         began_ms = self._clock.now_ms()
-        added = await self._books.drain(batches)
-        self._wrote([entry.event for entries in batches.values() for entry in entries])
+        added, written = await self._drains.drain(batches)
+        self._wrote([entry.event for entry in written])
         if self._tracer is not None:
-            entries = (entry for each in batches.values() for entry in each)
-            traced = [(entry.traceparent, entry.event) for entry in entries if entry.traceparent is not None]
+            traced = [(entry.traceparent, entry.event) for entry in written if entry.traceparent is not None]
             self._tracer.drained(traced, began_ms=began_ms, ended_ms=self._clock.now_ms())
         self.tally.drained += added
         self.tally.repeated += sum(map(len, batches.values())) - added
@@ -340,7 +319,7 @@ class Keeper:
         self.tally.rebuilding = len(self._rebuilder.under_way)
 
     async def _drain_all(self) -> None:
-        async with self._draining:  # what was read before a loss is written before a rebuild adds the ledger up
+        async with self._one_drains:  # what was read before a loss is written before a rebuild adds the ledger up
             while batches := await self._outbox.read(count_max=READ_MAX):
                 await self._drain_once(batches)
 

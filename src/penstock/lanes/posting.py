@@ -13,13 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from penstock.ports import Clock, QuotaStore
-from penstock.quota.events import Event, EventKind, Usage
+from penstock.quota.events import FINAL, Event, EventKind, Usage
 from penstock.quota.operations import Done, Post, PostAnswer, Reserve
-
-_CHARGED: Final = frozenset({EventKind.POSTED, EventKind.LATE, EventKind.VOIDED})
 
 
 async def _nothing(_organisation: str, _reservation: str) -> bool:
@@ -52,7 +49,7 @@ class Posting:
         if await self.may_be_on_its_way(reserve.organisation, reserve.reservation):
             return None
         rows = await self.events(reserve.organisation, reserve.reservation)
-        if any(row.kind in _CHARGED for row in rows):
+        if any(row.kind in FINAL for row in rows):
             return Done()
         return await self.quota.apply(
             Post(

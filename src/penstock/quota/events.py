@@ -7,6 +7,7 @@ the counters needs, so that the ledger alone can restore them.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from penstock.quota.definitions import Price
 from penstock.quota.records import record
@@ -21,6 +22,13 @@ class EventKind(StrEnum):
     VOIDED = "voided"
     EXPIRED = "expired"
     LATE = "late"
+
+
+FINAL: Final = (EventKind.POSTED, EventKind.VOIDED, EventKind.LATE)
+"""What they end stays as it is; one that expired may still be settled late."""
+CHARGING: Final = (EventKind.POSTED, EventKind.EXPIRED, EventKind.LATE)
+"""They may carry a charge."""
+ENDING: Final = (*CHARGING, EventKind.VOIDED)
 
 
 class UsageSource(StrEnum):

@@ -18,6 +18,7 @@ from penstock.adapters.redis.restoring import Restorer
 from penstock.adapters.redis.store import RedisStore
 from penstock.config import Configuration
 from penstock.errors import ConfigurationError
+from penstock.lanes.draining import Draining
 from penstock.lanes.keeping import READ_MAX
 from penstock.lanes.rebuilding import Rebuilder
 from penstock.quota.definitions import Definitions
@@ -78,7 +79,7 @@ async def rebuild_now(
         outbox = await parts.enter_async_context(open_outbox(configuration, Role.KEEPER))
         restorer = await parts.enter_async_context(open_restorer(configuration, Role.KEEPER))
         rebuilder = Rebuilder(books, quota, restorer, clock, lease_ms=round(rebuild_s * 1000), tell=tell)
-        drain = partial(_drained, outbox, books)
+        drain = partial(_drained, outbox, Draining(books, quota, clock))
         await _keep_epochs(quota, books, lost, now_ms=clock.now_ms())
         begun_s = time.monotonic()
         await _rebuilt(rebuilder, restorer, governing, lost, drain, is_forced=is_forced)
@@ -139,7 +140,7 @@ async def _keep_epochs(quota: RedisStore, books: KeeperStore, names: Iterable[st
             await books.keep_epoch(name, found.epoch)
 
 
-async def _drained(outbox: Outbox, books: KeeperStore) -> None:
+async def _drained(outbox: Outbox, ledger: Draining) -> None:
     while batches := await outbox.read(count_max=READ_MAX):
-        await books.drain(batches)
+        await ledger.drain(batches)
         await outbox.trim({partition: entries[-1].id for partition, entries in batches.items()})

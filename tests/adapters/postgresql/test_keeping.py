@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -91,6 +91,26 @@ def test_an_event_drained_twice_is_in_the_ledger_and_in_the_sums_once(keepers: K
     assert keepers.rows(select(usage_daily.c.requests, usage_daily.c.tokens)) == [(2, 240)]
     positions = select(outbox_positions.c.partition, outbox_positions.c.entry).order_by(outbox_positions.c.partition)
     assert keepers.rows(positions) == [(3, "2-0"), (5, "9-0")]
+
+
+def test_an_event_that_is_not_to_be_written_is_drained_all_the_same(keepers: Keepers, make_event: EventMaker) -> None:
+    async def main() -> None:
+        store = keepers.open("one")
+        await store.take()
+        first, second, dated = make_event(1), make_event(2), make_event(reservation="no time at all")
+        expired = make_event(1, kind=EventKind.EXPIRED)
+        await store.drain({3: [Entry("1-0", first), Entry("2-0", second), Entry("3-0", dated)]})
+        assert await store.of_the_same([expired]) == [first]
+        assert await store.of_the_same([dated]) == [dated]
+        assert await store.of_the_same([replace(expired, organisation="other")]) == []
+        assert await store.of_the_same([make_event(number) for number in range(1_500)]) == [first, second]
+        assert await store.drain({3: [Entry("4-0", make_event(3)), Entry("5-0", expired)]}, without={expired}) == 1
+        await store.leave()
+
+    asyncio.run(main())
+    assert EventKind.EXPIRED not in {event.kind for event in keepers.events()}
+    assert keepers.rows(select(usage_daily.c.requests)) == [(4,)]
+    assert keepers.rows(select(outbox_positions.c.partition, outbox_positions.c.entry)) == [(3, "5-0")]
 
 
 def test_usage_rolls_up_by_hour_and_day_without_what_cost_nothing(keepers: Keepers, make_event: EventMaker) -> None:

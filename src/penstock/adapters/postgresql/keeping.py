@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from penstock.adapters.sql.keeping_tables import outbox_positions
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.adapters.sql.tables import epochs, ledger
 from penstock.ports import Kept
-from penstock.quota.events import Event, EventKind, Usage, UsageSource
+from penstock.quota.events import FINAL, Event, Usage, UsageSource
 
 T = TypeVar("T")
 _result = results.c
@@ -97,12 +97,14 @@ class KeeperStore:
         """Stand by."""
         await asyncio.to_thread(self._leadership.leave)
 
-    async def drain(self, batches: Mapping[int, Sequence[OutboxEntry]]) -> int:
-        """Write each partition's entries, with the position of the last; how many were new to the ledger."""
+    async def drain(self, batches: Mapping[int, Sequence[OutboxEntry]], *, without: Collection[Event] = ()) -> int:
+        """See ``penstock.lanes.draining.Books``."""
 
         def write(connection: Connection) -> int:
             self._reached(crash_points.DRAIN_BEGUN)
             events = [entry.event for entries in batches.values() for entry in entries]
+            if without:
+                events = [event for event in events if event not in without]
             added = insert_events(connection, events)
             self._reached(crash_points.EVENTS_INSERTED)
             changed = project(connection, events)
@@ -158,6 +160,10 @@ class KeeperStore:
         """The ledger's rows of one reservation, in order of time."""
         return await self._read(lambda connection: LedgerReads(connection).of_reservations(organisation, [reservation]))
 
+    async def of_the_same(self, events: Sequence[Event]) -> list[Event]:
+        """The ledger's rows of every reservation that some events are of."""
+        return await self._read(lambda connection: LedgerReads(connection).of_the_same(events))
+
     async def unsettled(self, *, finished_before_ms: int, count_max: int) -> list[Unsettled]:
         """Results that the quota store has not acknowledged, oldest first."""
         statement = (
@@ -193,7 +199,7 @@ class KeeperStore:
         has_ended = exists().where(
             _row.organisation == organisation,
             _row.reservation == _result.job,
-            _row.kind.in_((EventKind.POSTED.value, EventKind.LATE.value, EventKind.VOIDED.value)),
+            _row.kind.in_([kind.value for kind in FINAL]),
         )
         statement = (
             update(results)

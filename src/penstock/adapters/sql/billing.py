@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Connection, and_, case, cast, func, null, sel
 from penstock.adapters.sql.tables import corrections, ledger
 from penstock.lanes.billing import Correction, Invoice, InvoiceLine, Month, Status
 from penstock.quota.definitions import Price
-from penstock.quota.events import EventKind
+from penstock.quota.events import CHARGING, EventKind
 
 PAYERS = ("team", "key")
 ROWS_PER_STATEMENT = 5_000
@@ -23,7 +23,7 @@ are of corrections."""
 CORRECTION = "correction"
 
 _row = ledger.c
-_CHARGING = (EventKind.POSTED.value, EventKind.EXPIRED.value, EventKind.LATE.value)
+_CHARGING = [kind.value for kind in CHARGING]
 _PRICES = (_row.prompt_picos, _row.cached_picos, _row.completion_picos, _row.request_picos)
 _SUMMED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nanos")
 

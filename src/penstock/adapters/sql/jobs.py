@@ -28,7 +28,7 @@ from penstock.adapters.sql.job_tables import jobs, queued_jobs, results
 from penstock.adapters.sql.rows import month_of
 from penstock.adapters.sql.tables import ledger
 from penstock.ports import Attempt, JobQuery, JobState, StoredJob, StoredResult
-from penstock.quota.events import Event, EventKind, Usage, UsageSource
+from penstock.quota.events import CHARGING, Event, EventKind, Usage, UsageSource
 from penstock.quota.operations import Lane
 
 CANCELLED = "cancelled"  # the reason that the quota gives
@@ -37,7 +37,7 @@ _FINAL = tuple(state.value for state in JobState if state.is_final)
 _job, _result, _charge = jobs.c, results.c, ledger.c
 _DEFAULTS: dict[str, Any] = {"created_at_ms": 0, "started_at_ms": 0, "finished_at_ms": 0, "reason": ""}
 _STATE: ColumnElement[str] = func.coalesce(_result.status, _job.state)
-_CHARGES = (EventKind.POSTED.value, EventKind.EXPIRED.value, EventKind.LATE.value)
+_CHARGES = [kind.value for kind in CHARGING]
 
 
 def project(connection: Connection, events: Iterable[Event]) -> list[str]:

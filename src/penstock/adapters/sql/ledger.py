@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Text, and_, cast, func, select, tuple_
 
-from penstock.adapters.sql.rows import month_of, to_event
+from penstock.adapters.sql.rows import UNDATED, month_of, to_event
 from penstock.adapters.sql.tables import ledger
 from penstock.errors import InvalidRequest
 from penstock.ports import UsageQuery, UsageRow
@@ -157,6 +157,20 @@ class LedgerReads:
             found.extend(map(to_event, self._connection.execute(statement)))
         return sorted(found, key=lambda event: (event.occurred_at_ms, event.reservation, event.kind))
 
+    def of_the_same(self, events: Sequence[Event]) -> list[Event]:
+        """The rows of every reservation that some events are of, whatever organisation's; in no order."""
+        found: list[Event] = []
+        wanted = list({(event.organisation, event.reservation) for event in events})
+        for start in range(0, len(wanted), _IDS_PER_STATEMENT):
+            some = set(wanted[start : start + _IDS_PER_STATEMENT])
+            statement = select(ledger).where(
+                _row.month.in_({_placed_in(reservation) for _, reservation in some}),
+                _row.reservation.in_([reservation for _, reservation in some]),
+            )
+            rows = map(to_event, self._connection.execute(statement))
+            found.extend(row for row in rows if (row.organisation, row.reservation) in some)
+        return found
+
     def to_be_remembered(self, organisation: str, *, now_ms: int, remember_ms: int) -> list[Event]:
         """Events of the last ``remember_ms``, and those of requests whose own deadline is still to come, by time."""
         recent = (_row.occurred_at_ms > now_ms - remember_ms, _row.job_deadline_ms > now_ms)
@@ -192,6 +206,14 @@ class SqlLedger:
                 return LedgerReads(connection).usage(query)
 
         return await asyncio.to_thread(read)
+
+
+def _placed_in(reservation: str) -> int:
+    """The month of a row, also of an id that carries no time."""
+    try:
+        return month_of(reservation)
+    except ValueError:
+        return UNDATED
 
 
 def _shown(name: str, value: str | int | None) -> str | None:

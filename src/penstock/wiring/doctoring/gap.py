@@ -21,6 +21,7 @@ from penstock.adapters.redis.translating import keys_of, partition_of
 from penstock.adapters.sql.definition_rows import organisations_without_keys
 from penstock.adapters.sql.tables import ledger
 from penstock.lanes.diagnosis import Finding, wrong
+from penstock.quota.events import CHARGING, ENDING
 from penstock.quota.identity import created_at_ms
 from penstock.quota.operations import Look, Seen, State
 from penstock.wiring.doctoring.patient import Patient
@@ -30,7 +31,8 @@ from penstock.wiring.stores import Role, Service
 IDS_MAX = 20_000
 IDS_AT_ONCE = 500
 SHOWN = 20
-_CHARGED = (State.POSTED, State.EXPIRED, State.LATE)
+_ENDS = [kind.value for kind in ENDING]  # one that the ledger has as voided is not missing, whatever Redis says
+_CHARGED = tuple(State(kind.value) for kind in CHARGING)
 
 
 async def check_gap(patient: Patient) -> list[Finding]:
@@ -83,8 +85,8 @@ async def _not_in_ledger(patient: Patient, organisation: str, ids: Iterable[str]
         known: set[str] = set()
         for start in range(0, len(wanted), IDS_AT_ONCE):
             some, row = wanted[start : start + IDS_AT_ONCE], ledger.c
-            charges = (row.organisation == organisation, row.reservation.in_(some), row.kind.in_(_CHARGED))
-            known |= set(connection.execute(select(row.reservation).where(*charges)).scalars())
+            ends = (row.organisation == organisation, row.reservation.in_(some), row.kind.in_(_ENDS))
+            known |= set(connection.execute(select(row.reservation).where(*ends)).scalars())
         return [each for each in wanted if each not in known]
 
     return await patient.ask_database(look)
