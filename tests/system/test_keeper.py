@@ -110,7 +110,7 @@ def test_a_keeper_frozen_between_two_writes_while_another_leads_writes_nothing_w
     world.assert_whole()
     until(lambda: time.monotonic() - frozen_at > count(30, short=4))
     fence, before = world.fence(), world.events()
-    old.process.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGCONT)
     until(lambda: "the keeper stands by" in old.log.read_text())
     assert new.is_active
     assert (world.fence(), world.events()) == (fence, before), f"it wrote after {point}"
