@@ -214,7 +214,7 @@ async def _with_simulated_model(chosen: Choices) -> Evidence:
             upstreams = dict.fromkeys(models, upstream)
             serve = rehearsing.cluster if chosen.is_cluster else rehearsing.service
             started = await stack.enter_async_context(serve(configuration, upstreams, folder))
-            client = HttpClient()
+            client = HttpClient(server="the service")
             stack.push_async_callback(client.close)
             planned = _planned_trace(chosen, list(started.keys), models)
             outcomes = await _send(chosen, client, started.url, dict(started.keys), planned)
@@ -247,7 +247,7 @@ async def _against(
     configuration = load(chosen.config) if chosen.config else Configuration()
     before = {event.reservation for event in rehearsing.read_ledger(configuration, places)}
     lines_before = len(rehearsing.read_productions(model_log))
-    client = HttpClient()
+    client = HttpClient(server="the service")
     try:
         planned = _planned_trace(chosen, list(keys), models)
         outcomes = await _send(chosen, client, url, keys, planned)
@@ -284,7 +284,7 @@ async def _with_local_model(chosen: Choices, count: int) -> Evidence:
             started = await stack.enter_async_context(
                 rehearsing.service([*configuration, described], {LOCAL_MODEL: upstream}, folder)
             )
-            client = HttpClient()
+            client = HttpClient(server="the service")
             stack.push_async_callback(client.close)
             questions = rehearsing.shipped("questions.txt").splitlines()[:count]
             draws = drawing.draw(

@@ -25,7 +25,7 @@ async def open_management(
     assert configuration.stores is not None, "a caller looks first whether there are stores"
     found = address(configuration, Service.RABBITMQ, role, environment)
     url = configuration.stores.rabbitmq.management
-    client = HttpClient(tls={url: found.tls} if url.startswith("https:") else {})
+    client = HttpClient(server="the broker", tls={url: found.tls} if url.startswith("https:") else {})
     try:
         yield ManagementApi(client, url, username=found.username or "guest", password=found.password or "guest")
     finally:

@@ -31,7 +31,7 @@ async def open_subjects(configuration: Configuration, clock: Clock) -> AsyncIter
         if each.ca is not None
     }
     async with AsyncExitStack() as parts:
-        client = HttpClient(tls=own, connections_max=CONNECTIONS_MAX)
+        client = HttpClient(server="the provider", tls=own, connections_max=CONNECTIONS_MAX)
         parts.push_async_callback(client.close)
         trusts = {}
         for name, each in written.items():

@@ -103,7 +103,7 @@ async def serve_cluster(
         )  # fmt: skip
         metrics.process.read(SPOOL_ENTRIES, lambda: {(): spool.waiting})
         show_surroundings(metrics.process, configuration, governing=governing, quota=quota)
-        client = HttpClient()
+        client = HttpClient(server="the gateway")
         parts.push_async_callback(client.close)
         subjects = await parts.enter_async_context(open_subjects(configuration, clock))
         once = await parts.enter_async_context(repeating(lane, jobs, quota, clock, is_alone=False, reached=reached))

@@ -17,12 +17,12 @@ from tests.adapters.http.servers import Handler, answering, ask, read_request, s
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
 
-async def exchange(handler: Handler, **changes: Any) -> bytes:
+async def exchange(handler: Handler, server: str = "the model server", /, **changes: Any) -> bytes:
     """One request to a server of this kind; its body."""
-    client = HttpClient()
-    async with serving(handler) as server:
+    client = HttpClient(server=server)
+    async with serving(handler) as listening:
         try:
-            response = await client.open(ask(server.port, **changes))
+            response = await client.open(ask(listening.port, **changes))
             return await response.read(1000)
         finally:
             await client.close()
@@ -267,6 +267,24 @@ def test_bytes_that_nobody_asked_for_close_a_kept_connection(run: Run[Any]) -> N
             await client.close()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("handler", "bounds", "message"),
+    [
+        (answering(b"", close=True), {}, "the broker closed the connection without an answer"),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", close=True), {}, "the broker broke off"),
+        (silent_after(b""), {"first_byte_s": 0.05}, "the broker did not begin to answer within 0.05 s"),
+        (silent_after(OK[:-1]), {"between_chunks_s": 0.05}, "the broker fell silent for 0.05 s"),
+        (silent_after(OK[:-1]), {"total_s": 0.05}, "the broker did not finish within 0.05 s"),
+        (answering(OK), {"url": "http://no-such-host.invalid/"}, "the broker cannot be reached"),
+    ],
+)
+def test_a_message_names_the_server_as_the_caller_does(
+    run: Run[Any], handler: Handler, bounds: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UpstreamError, match=f"^{message}"):
+        run(exchange(handler, "the broker", **bounds))
 
 
 def test_no_message_carries_the_credential_or_the_address(run: Run[Any]) -> None:

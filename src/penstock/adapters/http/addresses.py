@@ -62,5 +62,5 @@ def request_head(method: str, address: Address, headers: Mapping[str, str], body
     lines.append(f"content-length: {body_bytes}\r\n\r\n")
     text = "".join(lines)
     if text.count("\n") != len(headers) + 4 or text.count("\r") != len(headers) + 4:
-        raise ValueError("a header to the model server contains a line break; correct its value")
+        raise ValueError("a header of the request contains a line break; correct its value")
     return text.encode("latin-1")

@@ -1,4 +1,4 @@
-"""Sends requests to model servers over kept connections (``penstock.ports.UpstreamClient``).
+"""Sends requests over kept connections, to model servers above all (``penstock.ports.UpstreamClient``).
 
 What is tried again here: a request that finds its kept connection closed before a byte of it was written goes out
 on a fresh one. Nothing else. A kept connection that closes after the write, without an answer, may have carried
@@ -62,6 +62,7 @@ class HttpClient:
     """An HTTP/1.1 client for a few origins that are called again and again.
 
     Args:
+        server: Who answers, as errors name them.
         tls: Origin as ``https://host:port`` to how TLS is spoken with it alone; with every other origin the system's
             authorities are trusted.
         connections_max: Per origin; one more is ``UpstreamUnreachable``.
@@ -71,11 +72,13 @@ class HttpClient:
     def __init__(
         self,
         *,
+        server: str = "the model server",
         tls: Mapping[str, Tls] | None = None,
         connections_max: int = 1024,
         idle_max: int = 256,
         idle_s: float = 2.0,
     ) -> None:
+        self._server = server
         own = {str(parse_address(origin).origin): each for origin, each in (tls or {}).items()}
         self._contexts = {origin: each.context() for origin, each in own.items()}
         self._names = {origin: each.server_name for origin, each in own.items()}
@@ -98,7 +101,7 @@ class HttpClient:
             connection = await self._connect(address.origin, pool, request.connect_s)
             response = connection.send(head, request.body, request)
             if response is None:
-                raise UpstreamUnreachable("the model server closed the connection at once; nothing was sent")
+                raise UpstreamUnreachable(f"{self._server} closed the connection at once; nothing was sent")
         try:
             await response.wait_head()
         except asyncio.CancelledError:  # the head may have arrived all the same
@@ -124,25 +127,25 @@ class HttpClient:
         under_way = self._connecting.get(origin, 0)
         if len(pool.open) + under_way >= self._connections_max:
             raise UpstreamUnreachable(
-                f"all {self._connections_max} connections to the model server are in use; add a replica"
+                f"all {self._connections_max} connections to {self._server} are in use; add a replica"
             )
         self._connecting[origin] = under_way + 1
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop, idle_s=self._idle_s, on_idle=pool.keep, on_closed=pool.forget),
+                    lambda: Connection(
+                        loop, server=self._server, idle_s=self._idle_s, on_idle=pool.keep, on_closed=pool.forget
+                    ),
                     origin.host,
                     origin.port,
                     ssl=self._context(origin) if origin.tls else None,
                     server_hostname=(self._names.get(str(origin)) or origin.host) if origin.tls else None,
                 )
         except TimeoutError as error:
-            raise UpstreamTimeout(
-                f"no connection to the model server within {connect_s:g} s", phase="connect"
-            ) from error
+            raise UpstreamTimeout(f"no connection to {self._server} within {connect_s:g} s", phase="connect") from error
         except OSError as error:  # refused, no such host, and ssl.SSLError
-            raise UpstreamUnreachable(f"the model server cannot be reached: {_why(error)}") from error
+            raise UpstreamUnreachable(f"{self._server} cannot be reached: {_why(error)}") from error
         finally:
             self._connecting[origin] -= 1
         if connection.is_open:

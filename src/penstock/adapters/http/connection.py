@@ -1,4 +1,4 @@
-"""One connection to a model server, and what arrives on it.
+"""One connection to a server, and what arrives on it.
 
 ::
 
@@ -29,6 +29,7 @@ class Connection(asyncio.Protocol):
     """A connection that answers one request at a time.
 
     Args:
+        server: Who answers, as errors name them.
         idle_s: How long it is kept without a request.
         on_idle: Called when it may be used again.
         on_closed: Called once, when it is lost.
@@ -50,6 +51,7 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_poll",
         "_response",
+        "_server",
         "_started_at",
         "_timer",
         "_timer_at",
@@ -61,11 +63,13 @@ class Connection(asyncio.Protocol):
         self,
         loop: asyncio.AbstractEventLoop,
         *,
+        server: str,
         idle_s: float,
         on_idle: Callable[[Connection], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.loop = loop
+        self._server = server
         self._idle_s = idle_s
         self._on_idle = on_idle
         self._on_closed = on_closed
@@ -183,9 +187,9 @@ class Connection(asyncio.Protocol):
             if response.status and not framed and error is None:
                 response.end(None)  # a body that ends with the connection
             elif response.status:
-                response.end(UpstreamBroken("the model server broke off in the middle of its answer"))
+                response.end(UpstreamBroken(f"{self._server} broke off in the middle of its answer"))
             else:
-                response.end(UpstreamBroken("the model server closed the connection without an answer"))
+                response.end(UpstreamBroken(f"{self._server} closed the connection without an answer"))
         self._on_closed(self)
 
     # --- told by the parser ----------------------------------------------------------------------------------
@@ -283,15 +287,15 @@ class Connection(asyncio.Protocol):
             near = (self._heard_at + bounds.between_chunks_s, "between_chunks", bounds.between_chunks_s)
         due_s, phase, bound_s = min(near, (due_s, phase, bound_s))
         if now_s >= due_s:
-            self.fail(UpstreamTimeout(_TOO_SLOW[phase].format(bound_s), phase=phase))
+            self.fail(UpstreamTimeout(f"{self._server} {_TOO_SLOW[phase].format(bound_s)}", phase=phase))
         else:
             self._arm(min(due_s, now_s + bounds.between_chunks_s))
 
 
 _TOO_SLOW: Final = {
-    "first_byte": "the model server did not begin to answer within {:g} s",
-    "between_chunks": "the model server fell silent for {:g} s in the middle of its answer",
-    "total": "the model server did not finish within {:g} s",
+    "first_byte": "did not begin to answer within {:g} s",
+    "between_chunks": "fell silent for {:g} s in the middle of its answer",
+    "total": "did not finish within {:g} s",
 }
 
 
