@@ -48,8 +48,10 @@ class Responding:
         blank = self._blank(f"resp_{reservation}", model, now_s)
         if isinstance(reply, StreamReply):
             return StreamReply(ResponseStream(reply.events, blank, reservation), reply.readings)
+        if reply.status != 200:
+            return reply
         answered = _decode(reply.body)
-        if reply.status != 200 or answered.get("object") == "response":  # the stored answer of a job
+        if answered.get("object") == "response":  # the stored answer of a job
             return reply
         return replace(reply, body=_encode(_whole(blank, answered, reservation)))
 

@@ -155,6 +155,32 @@ def test_another_protocol_is_no_redis() -> None:
     asyncio.run(run())
 
 
+def test_a_server_that_is_no_primary_any_more_keeps_no_connection() -> None:
+    async def run() -> None:
+        ended: list[asyncio.Task[bytes]] = []
+
+        async def name_itself(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked = await reader.read(4096)
+            port = str(writer.get_extra_info("sockname")[1])
+            role = b"run_id:1\r\nrole:slave\r\n"
+            itself = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port.encode())
+            writer.write(itself if b"SENTINEL" in asked else b"+OK\r\n$%d\r\n%s\r\n" % (len(role), role))
+            ended.append(asyncio.create_task(reader.read()))
+            await ended[-1]
+            writer.close()
+
+        async with await asyncio.start_server(name_itself, "127.0.0.1", 0) as server:
+            client = RedisClient(read_address(f"redis+sentinel://127.0.0.1:{server.sockets[0].getsockname()[1]}/quota"))
+            with pytest.raises(StoreUnavailable, match="name a server that is no primary"):
+                await client.start()
+            try:
+                assert await asyncio.wait_for(asyncio.gather(*ended), 5) == [b"", b""]
+            finally:
+                await client.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "redis://", "amqp://127.0.0.1:5672"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="no address of a Redis"):

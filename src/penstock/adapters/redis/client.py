@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from penstock.adapters.redis.address import Address, Kind
@@ -32,7 +33,6 @@ RETRY_AFTER_MS: Final = 1000
 # Redis itself is there, but carries out nothing, or nothing that writes: another connection may reach one that does.
 _USELESS = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "BUSY"})
 _FAULTS = (OSError, WireLost)  # a TimeoutError is an OSError
-
 
 _ASKS: Final = "if it asks for certificates of its clients, give `certificate` and `key` of stores.redis"
 _ELSEWHERE = b"elsewhere"
@@ -159,25 +159,12 @@ class RedisClient:
                 lambda: Wire(bound_s=self._bound_s), at.host, at.port, ssl=at.tls,
                 server_hostname=at.certified(at.host),
             )  # fmt: skip
-            try:
+            with _closed_unless_used(wire):
                 run_id = await self._introduced(wire)
-            except Refusal as refusal:
-                wire.close()
-                raise WireLost(_refused(refusal)) from refusal
-            except WireLost as lost:  # a server that asks for a certificate ends what comes without, seldom saying why
-                if at.tls is None or at.shows_certificate:
-                    raise
-                raise WireLost(f"{lost}; {_ASKS}") from lost
-            except BaseException:
-                wire.close()
-                raise
         if self._run_id and run_id != self._run_id:
             log.warning("Redis was started anew, or is another", extra={"address": str(at)})
-            try:
+            with _closed_unless_used(wire):
                 await self._restarted(wire, self._serves)
-            except BaseException:  # closed on the way: nobody else has this wire
-                wire.close()
-                raise
         self._run_id = run_id
         self._wire = wire
         return wire
@@ -193,6 +180,10 @@ class RedisClient:
             commands.insert(0, pack("AUTH", *words))
         replies = await asyncio.gather(*map(wire.send, commands), self._greet(wire), return_exceptions=True)
         for reply in replies:  # in the order of the commands, so that the first to be refused is the one to blame
+            if isinstance(reply, Refusal):
+                raise WireLost(_refused(reply)) from reply
+            if isinstance(reply, WireLost) and at.tls is not None and not at.shows_certificate:
+                raise WireLost(f"{reply}; {_ASKS}") from reply  # what comes without one is ended, seldom with a reason
             if isinstance(reply, BaseException):
                 raise reply
         told = cast(bytes, replies[-2])
@@ -227,6 +218,16 @@ class RedisClient:
                 self.failure = None
                 log.warning("Redis is back", extra={"address": str(self._address)})
                 return
+
+
+@contextmanager
+def _closed_unless_used(wire: Wire) -> Iterator[None]:
+    """A new wire that fails, or is given up, on the way: nobody else has it."""
+    try:
+        yield
+    except BaseException:
+        wire.close()
+        raise
 
 
 def _refused(refusal: Refusal) -> str:
