@@ -18,7 +18,7 @@ from penstock.quota import Event, EventKind, Usage
 from penstock.quota.events import FINAL
 from tests.quota import invariants
 from tests.simulation.scheduling import Clock, Faults, Life
-from tests.simulation.store import Entry, Quota
+from tests.simulation.store import Entry
 
 T = TypeVar("T")
 CONFIRM_S = 2.0
@@ -162,10 +162,11 @@ class Books:
 
     LEASE_MS = 15_000
 
-    def __init__(self, database: Database, quota: Quota, life: Life) -> None:
+    def __init__(self, database: Database, life: Life, *, knows_ends: bool = True, reopens: bool = True) -> None:
         self._database = database
-        self._quota = quota
         self._life = life
+        self._knows_ends = knows_ends
+        self._reopens = reopens
 
     async def _fenced(self, work: Callable[[], T]) -> T:
         def checked() -> T:
@@ -200,10 +201,17 @@ class Books:
             for entries in batches.values():
                 for each in entries:
                     if each.event not in without:
-                        self._database.ledger.setdefault((each.event.reservation, each.event.kind), each.event)
+                        self._write(each.event)
             return len(self._database.ledger) - before
 
         return await self._fenced(insert)
+
+    def _write(self, event: Event) -> None:
+        database = self._database
+        database.ledger.setdefault((event.reservation, event.kind), event)
+        result = database.results.get(event.reservation)
+        if event.kind is EventKind.EXPIRED and result is not None and result.usage is not None:
+            result.is_settled &= not self._reopens
 
     async def of_reservation(self, organisation: str, reservation: str) -> list[Event]:
         return [row for (name, _), row in self._database.ledger.items() if name == reservation]
@@ -212,7 +220,7 @@ class Books:
         names = {event.reservation for event in events}
 
         def read() -> list[Event]:
-            return [row for row in self._database.ledger.values() if row.reservation in names]
+            return [row for row in self._database.ledger.values() if self._knows_ends and row.reservation in names]
 
         return await self._database.transact(self._life, read)
 

@@ -51,6 +51,8 @@ class Rules:
     spool_survives: bool = True
     settles_once: bool = True
     holds_are_told_again: bool = True
+    first_end_stands: bool = True
+    what_expired_is_settled_again: bool = True
     rebuild_forgets: str = ""
 
 
@@ -230,7 +232,10 @@ async def keep(cluster: Cluster, life: Life) -> None:
     """The real keeper, as slow as a busy machine."""
     quota = QuotaPort(cluster.quota, life, tells=True)
     restorer = RestorerPort(cluster.quota, life, forgets=cluster.rules.rebuild_forgets)
-    books: Any = Books(cluster.database, cluster.quota, life)
+    books: Any = Books(
+        cluster.database, life, knows_ends=cluster.rules.first_end_stands,
+        reopens=cluster.rules.what_expired_is_settled_again,
+    )  # fmt: skip
 
     async def definitions() -> tuple[int, dict[str, Definitions]]:
         return 1, {"acme": cluster.definitions}

@@ -30,8 +30,10 @@ BROKEN = {
     "a process does not tell a store again what that lost": Rules(holds_are_told_again=False),
     "a rebuild forgets what the ledger sums to": Rules(rebuild_forgets="sums"),
     "a rebuild forgets what has ended": Rules(rebuild_forgets="ended"),
+    "what ends a second time is billed beside the first": Rules(first_end_stands=False),
 }
 if TORTURE:  # found in one of a thousand schedules
+    BROKEN["a result whose reservation expired is not settled again"] = Rules(what_expired_is_settled_again=False)
     BROKEN["a collector settles what the message says, and not the result that won"] = Rules(winner_is_settled=False)
 SEEN = {
     "answered": SCHEDULES // 3,  # requests of the realtime lane, whole

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from penstock.adapters.postgresql.crash_points import CRASH_POINTS, EVENTS_INSERTED
+from penstock.adapters.postgresql.crash_points import CRASH_POINTS, DRAIN_COMMITTED, EVENTS_INSERTED
 from penstock.adapters.sql.job_tables import results
 from penstock.lanes.keeping import UNSETTLED_MAX
 from penstock.quota.events import Usage
@@ -185,13 +185,18 @@ def test_a_charge_that_redis_lost_and_nobody_tells_again_is_billed_once_when_its
     assert settled.state is State.POSTED, "within its lease"
     world.settled.append(request.reservation)
     world.assert_whole()
+    assert keeper.stop() == 0
     world.redis.kill()
     with log_of(world.redis).open("r+b") as file:
         file.truncate(kept_bytes)
     world.redis.start()
-    until(lambda: keeper.metric("penstock_keeper_repeated_events_total") >= 2)  # expired, and late
+    dying = world.keeper(crash_at=f"{DRAIN_COMMITTED}:1")  # its hold has expired, and Redis is not told its charge yet
+    assert dying.process is not None
+    assert dying.process.wait(KILLED_S) == -signal.SIGKILL
+    last = world.keeper()
+    until(lambda: last.metric("penstock_keeper_repeated_events_total") >= 2)  # expired, and late
     world.assert_whole()
-    assert keeper.stop() == 0
+    assert last.stop() == 0
 
 
 def test_accepted_jobs_hold_what_they_held_after_a_loss_and_are_charged_once(world: World) -> None:

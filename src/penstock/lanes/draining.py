@@ -10,6 +10,9 @@ ledger stands, so that bound is not billed beside it, and the store is told the 
 
 Only what expired or came late is asked about, which is little of what is drained; a whole batch in one question.
 
+A charge that was lost before the ledger had it is found again where a result tells it, as each job's does: what expires
+while its result is stored is settled once more, late. Had that been done, it is answered that it was.
+
 The store is told after the ledger has the batch, and before the batch leaves the store. Killed between any two of
 these, the next keeper reads the same, decides the same, and finds the reservation settled or settles it. A keeper that
 was deposed cannot write, so it tells nothing; deposed after it wrote, it tells what any other would.
@@ -60,7 +63,10 @@ class Books(Protocol):
     """The ledger. Raises ``Deposed`` if another keeper took over, ``StoreUnavailable`` without a database."""
 
     async def drain(self, batches: Mapping[int, Sequence[Any]], *, without: Collection[Event] = ()) -> int:
-        """Write the events of entries but those ``without``, and the position of the last; how many were new."""
+        """Write the events of entries but those ``without``, and the position of the last; how many were new.
+
+        A stored result whose reservation expired is to be settled again: its settle may have been lost with its hold.
+        """
         ...
 
     async def of_the_same(self, events: Sequence[Event]) -> list[Event]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -24,11 +24,12 @@ from penstock.adapters.sql.keeping_tables import outbox_positions
 from penstock.adapters.sql.ledger import LedgerReads
 from penstock.adapters.sql.tables import epochs, ledger
 from penstock.ports import Kept
-from penstock.quota.events import FINAL, Event, Usage, UsageSource
+from penstock.quota.events import FINAL, Event, EventKind, Usage, UsageSource
 
 T = TypeVar("T")
 _result = results.c
 _row = ledger.c
+_IDS_PER_STATEMENT = 500
 
 
 class OutboxEntry(Protocol):
@@ -111,6 +112,7 @@ class KeeperStore:
             if changed:
                 told = text("SELECT pg_notify(:channel, job) FROM unnest(CAST(:jobs AS text[])) AS job")
                 connection.execute(told, {"channel": CHANNEL, "jobs": changed})
+            _reopen_expired(connection, events)
             self._reached(crash_points.JOBS_PROJECTED)
             self._keep_positions(connection, {partition: entries[-1].id for partition, entries in batches.items()})
             self._reached(crash_points.POSITIONS_KEPT)
@@ -232,3 +234,12 @@ class KeeperStore:
                 return ask(connection)
 
         return await asyncio.to_thread(run)
+
+
+def _reopen_expired(connection: Connection, events: Iterable[Event]) -> None:
+    """Let results be settled again whose reservation expired all the same: the store lost what it acknowledged."""
+    expired = [event.reservation for event in events if event.kind is EventKind.EXPIRED]
+    for start in range(0, len(expired), _IDS_PER_STATEMENT):
+        some = _result.job.in_(expired[start : start + _IDS_PER_STATEMENT])
+        statement = update(results).where(some, _result.settled, _result.usage_source.is_not(None))
+        connection.execute(statement.values(settled=False))

@@ -160,7 +160,7 @@ class LedgerReads:
     def of_the_same(self, events: Sequence[Event]) -> list[Event]:
         """The rows of every reservation that some events are of, whatever organisation's; in no order."""
         found: list[Event] = []
-        wanted = list({(event.organisation, event.reservation) for event in events})
+        wanted = sorted({(event.organisation, event.reservation) for event in events})
         for start in range(0, len(wanted), _IDS_PER_STATEMENT):
             some = set(wanted[start : start + _IDS_PER_STATEMENT])
             statement = select(ledger).where(
