@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 
 from penstock.api.responses import TRANSLATIONS
-from penstock.lanes.executing import Dropped, Executor, Later
-from penstock.lanes.jobs import JobStatus
+from penstock.lanes.executing import Dropped, Executor, Later, Outcome
+from penstock.lanes.jobs import Job, JobStatus
 from penstock.quota.events import EventKind, Usage
 from penstock.quota.model import Organisation
 from penstock.quota.operations import Acquire, Call, Define, Look, Reassert, Settle, State, Touch, Void
@@ -302,19 +303,28 @@ def test_accepted_job_that_the_store_lost_with_the_end_of_its_log_is_claimed_aga
     asyncio.run(main())
 
 
-class LosingStore:
-    """The store of a queue, flushed once it has answered so many calls."""
+class EventfulStore:
+    """The store of a queue, to which something happens once it has answered so many calls."""
 
-    def __init__(self, queue: Queue, answers: int) -> None:
+    def __init__(self, queue: Queue, answers: int, happen: Callable[[], object]) -> None:
         self._queue = queue
         self._answers = answers
+        self._happen = happen
 
     async def apply(self, call: Call[A]) -> A:
         answer = await self._queue.store.apply(call)
         self._answers -= 1
         if self._answers == 0:
-            self._queue.store.organisation = Organisation("acme")
+            self._happen()
         return answer
+
+
+async def _execute_while(queue: Queue, job: Job, answers: int, happen: Callable[[], object]) -> Outcome:
+    executor = Executor(
+        EventfulStore(queue, answers, happen), queue.stage.lane.caller, queue.clock, queue.stage.models,
+        observer=queue.stage.health, translations=TRANSLATIONS, sleep=queue.sleep, is_alone=True,
+    )  # fmt: skip
+    return await executor.execute(job)
 
 
 @pytest.mark.parametrize("last", [Acquire, Look])
@@ -323,14 +333,38 @@ def test_accepted_job_that_is_lost_again_while_it_is_claimed_again_waits_for_the
         async with queued(sends(ANSWER)) as queue:
             job = queue.accept()
             queue.lose_state(epoch=1)
-            executor = Executor(
-                LosingStore(queue, 1 if last is Acquire else 2), queue.stage.lane.caller, queue.clock,
-                queue.stage.models, observer=queue.stage.health, translations=TRANSLATIONS, sleep=queue.sleep,
-                is_alone=True,
-            )  # fmt: skip
-            assert isinstance(await executor.execute(job), Later)
+
+            def lose() -> None:
+                queue.store.organisation = Organisation("acme")
+
+            assert isinstance(await _execute_while(queue, job, 1 if last is Acquire else 2, lose), Later)
             queue.lose_state(epoch=2)
             result = await queue.run(job)
             assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())
+
+
+def test_accepted_job_of_which_the_store_is_told_again_before_it_is_claimed_again_runs_later() -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            queue.lose_state(epoch=1)
+            assert isinstance(await _execute_while(queue, job, 1, lambda: queue.store.now(job.reserve)), Later)
+            result = await queue.run(job)
+            assert queue.charge(job, result) == (7, 3)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", [Queue.publish, Queue.cancel])
+def test_message_of_an_open_job_that_has_its_result_or_is_cancelled_is_dropped(
+    end: Callable[[Queue, Job], None],
+) -> None:
+    async def main() -> None:
+        async with queued(sends(ANSWER)) as queue:
+            job = queue.accept()
+            end(queue, job)
+            assert await queue.executor.execute(job) == Dropped()
 
     asyncio.run(main())

@@ -39,8 +39,8 @@ from penstock.quota.operations import (
     NotReady,
     Reassert,
     Run,
+    Seen,
     State,
-    Unknown,
     Wait,
 )
 
@@ -193,8 +193,9 @@ class Executor:
         seen = await self._quota.apply(Look(**by, reservation=job.job))
         if isinstance(seen, NotReady):  # lost since it answered that the job is gone: that says nothing any more
             return self._not_ready(job)
-        if not isinstance(seen, Unknown):
-            return Dropped()
+        if isinstance(seen, Seen):
+            is_told = seen.state is State.OPEN and not (seen.published or seen.cancelled)
+            return Later(AWAY_MS, "the quota store was told of it again meanwhile") if is_told else Dropped()
         again = Reassert(**by, arguments=job.reserve, acquired=True, prompt=0, completion=0, renewed_at_ms=now_ms)
         answer = await self._quota.apply(again)
         if isinstance(answer, NotReady):
