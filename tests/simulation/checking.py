@@ -36,7 +36,7 @@ def wrong_sentences(
         partial(invariants.held_is_the_sum_of_open_reservations, standing),
         partial(no_more_is_admitted_than_was_lost, cluster, rows),
         partial(invariants.buckets_stay_within_their_caps, standing),
-        partial(used_is_what_the_ledger_says, standing, rows, ahead),
+        partial(used_is_what_the_ledger_says, cluster, standing, rows, ahead),
         partial(invariants.every_id_leaves_open_once, rows),
         partial(nothing_accepted_is_lost, cluster, accepted, cancelled),
         partial(what_is_billed_is_what_was_stored, cluster, accepted, cancelled),
@@ -67,14 +67,16 @@ def no_more_is_admitted_than_was_lost(cluster: Cluster, rows: list[Event]) -> No
                     assert used <= most, f"{name}: {used} used, at most {most} can be"
 
 
-def used_is_what_the_ledger_says(standing: Inspected, rows: list[Event], ahead: set[str]) -> None:
+def used_is_what_the_ledger_says(cluster: Cluster, standing: Inspected, rows: list[Event], ahead: set[str]) -> None:
     """As the invariant, but for reservations of which the ledger had more than the store.
 
     Those are charged when they expire, in a window that may be another: longer ones agree. Not so what the ledger has
-    as voided, which the store charges its lower bound, or as late: the store may have kept that it expired.
+    as voided, which the store charges its lower bound, or as late: the store may have kept that it expired. Nor that of
+    which the store lost the hold as well: nothing is left that expires.
     """
     sums = invariants.window_sums(rows)
     differ = {row.reservation for row in rows if row.kind in (EventKind.VOIDED, EventKind.LATE)} & ahead
+    differ |= ahead - cluster.quota.organisation.reservations.keys()
     for each in standing.limits:
         if each.kind == "window":
             excused = ahead if parse_limit_id(each.limit).period_ms == SHORT_MS else differ
