@@ -103,6 +103,14 @@ def definitions(**changes: Any) -> Definitions:
     return Definitions(**(fields | changes))
 
 
+def ready_store(clock: ManualClock | None = None, governed: Definitions | None = None) -> ModelStore:
+    """The quota of an organisation that has done nothing."""
+    store = ModelStore(clock or ManualClock())
+    store.now(Define(organisation="acme", caller_now_ms=NOW_MS, version=1, definitions=governed or definitions()))
+    store.now(Ready(organisation="acme", caller_now_ms=NOW_MS, epoch=1))
+    return store
+
+
 class Stage:
     """A lane, and what it plays with."""
 
@@ -173,9 +181,7 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """A lane whose model has one server for each of ``answers``, after those at ``addresses``."""
     clock = ManualClock()
-    store = ModelStore(clock)
-    store.now(Define(organisation="acme", caller_now_ms=NOW_MS, version=1, definitions=governed or definitions()))
-    store.now(Ready(organisation="acme", caller_now_ms=NOW_MS, epoch=1))
+    store = ready_store(clock, governed)
     client = HttpClient()
     health = Health()
     async with AsyncExitStack() as stack:

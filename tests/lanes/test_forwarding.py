@@ -21,9 +21,9 @@ from penstock.lanes.models import ServedModel, Upstream
 from penstock.lanes.requests import InferenceRequest
 from penstock.ports import Attempt, JobQuery, JobState, RequestRecord, StoredJob
 from penstock.quota.events import EventKind
-from penstock.quota.operations import Define, Ready, Void
+from penstock.quota.operations import Void
 from tests.adapters.http.servers import Handler, answering, read_request, serving
-from tests.lanes.stage import NOW_MS, ManualClock, ModelStore, definitions
+from tests.lanes.stage import NOW_MS, ModelStore, ready_store
 
 JOB = "018bcfe56800000000000000000000ff"
 
@@ -69,14 +69,6 @@ class Remembered:
         return self.last
 
 
-def ready_store() -> ModelStore:
-    """The quota of an organisation that has done nothing."""
-    store = ModelStore(ManualClock())
-    store.now(Define(organisation="acme", caller_now_ms=NOW_MS, version=1, definitions=definitions()))
-    store.now(Ready(organisation="acme", caller_now_ms=NOW_MS, epoch=1))
-    return store
-
-
 def acceptor(client: HttpClient, port: int, last: Attempt | None, store: ModelStore) -> GatewayAcceptor:
     attest = Credentials((b"pepper",)).attest
     gateway = f"http://127.0.0.1:{port}/"
@@ -109,6 +101,20 @@ def answer(status: str, body: bytes = b"{}", *headers: str) -> Handler:
     return answering("\r\n".join(lines).encode() + body, close=True)
 
 
+def forwarded(request: AsyncRequest) -> tuple[str, bytes]:
+    """Head and body of the one request that a gateway gets which accepts it."""
+    seen: list[tuple[str, bytes]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        writer.write(f"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nlocation: /v1/jobs/{JOB}\r\n\r\n".encode())
+        await writer.drain()
+
+    accept(handle, request)
+    (one,) = seen
+    return one
+
+
 def test_an_accepted_job_is_known_by_its_location_and_its_limits_are_passed_on() -> None:
     accepted = accept(
         answer(
@@ -130,15 +136,7 @@ def test_an_accepted_job_is_known_by_its_location_and_its_limits_are_passed_on()
 def test_the_gateway_gets_the_body_as_it_was_sent_and_five_headers_of_the_clients_at_most(
     route: str, path: str
 ) -> None:
-    seen: list[tuple[str, bytes]] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await read_request(reader))
-        writer.write(f"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nlocation: /v1/jobs/{JOB}\r\n\r\n".encode())
-        await writer.drain()
-
-    accept(handle, asked(route, key="order-7", traceparent="00-a-b-01"))
-    ((head, body),) = seen
+    head, body = forwarded(asked(route, key="order-7", traceparent="00-a-b-01"))
     lines = head.split("\r\n")
     named = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in lines[1:] if line}
     assert (lines[0], body) == (f"POST {path} HTTP/1.1", b'{"as":"sent"}')
@@ -162,19 +160,11 @@ def test_the_gateway_gets_the_body_as_it_was_sent_and_five_headers_of_the_client
 def test_what_the_gateway_cannot_measure_comes_with_our_word_of_it(
     route: str, model: str, measured: dict[str, Any]
 ) -> None:
-    seen: list[tuple[str, bytes]] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await read_request(reader))
-        writer.write(f"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nlocation: /v1/jobs/{JOB}\r\n\r\n".encode())
-        await writer.drain()
-
     request = asked(route)
     request.request.model = model
     request.request.outputs = 1 if route == "responses" else 0
     request.request.body = {"inputs": [{"name": "pixels", "data": [[1, 2], 3]}]}
-    accept(handle, request)
-    ((head, body),) = seen
+    head, body = forwarded(request)
     (word,) = [line.partition(": ")[2] for line in head.split("\r\n") if line.startswith("x-penstock-measured")]
     prefix, facts, signature = word.split("_")
     assert signature == mac(f"{prefix}_{facts}", b"pepper")

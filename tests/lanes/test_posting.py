@@ -11,8 +11,8 @@ import pytest
 
 from penstock.lanes.posting import Posting
 from penstock.quota.events import Event, EventKind, Usage
-from penstock.quota.operations import Define, Done, Duplicate, Lane, Ready, Reserve, Reserved, Settle, Settled, State
-from tests.lanes.stage import NOW_MS, ManualClock, ModelStore, definitions
+from penstock.quota.operations import Done, Duplicate, Lane, Reserve, Reserved, Settle, Settled, State
+from tests.lanes.stage import NOW_MS, ModelStore, ready_store
 
 USAGE = Usage(100, 20)
 
@@ -42,13 +42,6 @@ class Books:
         return self.on_its_way
 
 
-def store_that_is_ready() -> ModelStore:
-    store = ModelStore(ManualClock())
-    store.now(Define(organisation="acme", caller_now_ms=NOW_MS, version=1, definitions=definitions()))
-    store.now(Ready(organisation="acme", caller_now_ms=NOW_MS, epoch=1))
-    return store
-
-
 def posted(store: ModelStore, books: Books) -> Any:
     posting = Posting(store, store.clock, books.events, books.may_have)
     return asyncio.run(posting.post(a_reserve(), USAGE))
@@ -56,7 +49,7 @@ def posted(store: ModelStore, books: Books) -> Any:
 
 def an_event(kind: EventKind) -> Event:
     """As the ledger has it of a store that knew the reservation."""
-    store = store_that_is_ready()
+    store = ready_store()
     assert isinstance(store.now(a_reserve()), Reserved)
     store.now(Settle(organisation="acme", caller_now_ms=NOW_MS, reservation=a_reserve().reservation, usage=USAGE))
     (event,) = store.ends()
@@ -64,7 +57,7 @@ def an_event(kind: EventKind) -> Event:
 
 
 def test_what_nobody_knows_is_charged_once_however_often_it_is_posted() -> None:
-    store, books = store_that_is_ready(), Books()
+    store, books = ready_store(), Books()
     assert isinstance(posted(store, books), Settled)
     assert posted(store, books) == Duplicate(State.POSTED)
     (event,) = store.ends()
@@ -74,13 +67,13 @@ def test_what_nobody_knows_is_charged_once_however_often_it_is_posted() -> None:
 
 @pytest.mark.parametrize("kind", [EventKind.POSTED, EventKind.LATE, EventKind.VOIDED])
 def test_what_the_ledger_has_charged_or_voided_is_not_charged_again(kind: EventKind) -> None:
-    store = store_that_is_ready()
+    store = ready_store()
     assert posted(store, Books(an_event(kind))) == Done()
     assert store.ends() == []
 
 
 def test_what_expired_is_charged_the_rest() -> None:
-    store = store_that_is_ready()
+    store = ready_store()
     expired = replace(an_event(EventKind.EXPIRED), usage=Usage(90, 0))
     assert isinstance(posted(store, Books(expired)), Settled)
     (event,) = store.ends()
@@ -88,6 +81,6 @@ def test_what_expired_is_charged_the_rest() -> None:
 
 
 def test_what_may_be_on_its_way_to_the_ledger_waits() -> None:
-    store = store_that_is_ready()
+    store = ready_store()
     assert posted(store, Books(on_its_way=True)) is None
     assert store.ends() == []
