@@ -75,14 +75,12 @@ class Asked:
 
     Args:
         tokens: What the whole answer said that it used; None if no whole answer came.
-        settled_at_ms: When its last byte came.
         left: The client went away by itself.
     """
 
     record: RequestRecord
     life: Life
     tokens: int | None = None
-    settled_at_ms: int = 0
     left: bool = False
 
 
@@ -143,7 +141,6 @@ class Door:
             asked.tokens = _told(reply.body)
         else:
             asked.tokens = await self._read(reply)
-        asked.settled_at_ms = self.clock.now_ms()
 
     async def _read(self, reply: StreamReply) -> int | None:
         """Read to the end, partly by pouring; what its usage says, if it ends as it should."""

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.simulation.world import simulated
@@ -71,7 +71,7 @@ def run_many(first: int, count: int, *, processes: int, tell: Callable[[str], No
         return _summed(pool.imap_unordered(run_some, portions), count, tell)
 
 
-def _summed(sums: Iterable[Sum] | Iterator[Sum], count: int, tell: Callable[[str], None]) -> Sum:
+def _summed(sums: Iterable[Sum], count: int, tell: Callable[[str], None]) -> Sum:
     total, began_s = Sum(), time.monotonic()
     told_s = began_s
     for each in sums:
