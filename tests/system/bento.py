@@ -76,7 +76,7 @@ class Bento:
 
     def publishes(self) -> bool:
         """Whether a gateway has the broker; being ready does not show it."""
-        return self.is_ready() and self.metric("amqp_publish_connected") == 1
+        return Bento.is_ready(self) and self.metric("amqp_publish_connected") == 1
 
     def stop(self) -> None:
         process, self.process = self.process, None
@@ -255,7 +255,7 @@ class Gateway(Bento):
 
     def is_ready(self) -> bool:
         """It listens before it has reached the broker, and says meanwhile that the queue took no job."""
-        return super().is_ready() and self.metric("amqp_publish_connected") == 1
+        return self.publishes()
 
     def url(self, path: str = "chat/completions") -> str:
         return f"http://127.0.0.1:{self.port}/v1/async/{path}"

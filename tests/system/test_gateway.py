@@ -148,7 +148,7 @@ def test_what_the_api_service_measured_is_reserved_and_queued_as_it_was_sent(
 ) -> None:
     key = cluster.define("measured", DAY)
     accepted = forwarded(gateway, key, sent)
-    ((taken),) = cluster.take(shard_name(sent.model, 0))
+    (taken,) = cluster.take(shard_name(sent.model, 0))
     job = read_job(taken["payload"].encode())
     assert (job.job, job.route, job.model) == (accepted, sent.route, sent.model)
     assert (job.request, job.received_bytes) == (json.loads(sent.body), sent.received_bytes)

@@ -23,6 +23,7 @@ from penstock.quota import Call, Reserved, Settled, State, reservation_id
 from tests.adapters.redis.desks import define, now_ms, ready, reserve, settle
 from tests.adapters.redis.fleets import told
 from tests.adapters.redis.test_failovers import prepare, until_true
+from tests.adapters.redis.test_retelling import nothing_drained
 from tests.system.services import Redis
 
 pytestmark = pytest.mark.slow  # real services: left out of the quick check
@@ -213,14 +214,11 @@ def test_more_than_the_most_is_not_kept_and_the_oldest_goes_first() -> None:
 
 
 def test_that_charges_are_forgotten_too_early_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def undrained(organisations: Collection[str]) -> dict[str, Position]:
-        return dict.fromkeys(organisations, Position(1, (1, 0), (1, 0)))
-
     async def nobody(_: Call[Any]) -> Any:
         raise StoreUnavailable("nobody is there")
 
     async def run() -> None:
-        retelling = Retelling(nobody, now_ms, undrained, kept_most=2)
+        retelling = Retelling(nobody, now_ms, nothing_drained, kept_most=2)
         for number in range(9):
             retelling.note(reserve(number), Reserved(deadline_ms=0, tokens_held=0, epoch=1, readings=()))
             retelling.note(settle(number), Settled(State.POSTED, 0))
