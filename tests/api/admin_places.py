@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,6 +11,7 @@ from urllib.parse import quote
 from penstock.api.openapi import declared, description
 from penstock.api.permissions import PERMISSIONS, Audience
 from tests.api.door import Answer, read_answer
+from tests.api.hostile_places import assert_harmless, put, within, written
 
 ROOT: Final = "/admin/v1"
 VICTIMS: Final = tuple(f"victim-{number}" for number in range(200))
@@ -55,14 +55,8 @@ class Request:
     header: tuple[str, str] | None = None
 
     def written(self, token: str) -> bytes:
-        content = b"" if self.body is None else json.dumps(self.body).encode()
-        headers = {"host": "x", "authorization": f"Bearer {token}", "if-match": "*"}
-        if content:
-            headers |= {"content-type": "application/json", "content-length": str(len(content))}
-        headers |= dict([self.header] if self.header else [])
-        lines = [f"{name}: {value}" for name, value in headers.items()]
-        head = "\r\n".join([f"{self.method} {self.path} HTTP/1.1", *lines, "connection: close", "", ""])
-        return head.encode() + content
+        more = {"if-match": "*"}
+        return written(self.method, self.path, self.body, token=token, header=self.header, more=more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,7 @@ class Place:
             real = real.replace(f"{{{name}}}", quote(value, safe=""))
         body = {n: names["key"] if each == "{key}" else each for n, each in self.body.items()} if self.body else None
         if self.kind in ("body", "name"):
-            body = _put(body, self.at, text, is_name=self.kind == "name")
+            body = put(body, self.at, text, is_name=self.kind == "name")
         if self.kind == "query":
             return Request(self.method, f"{real}?{self.at[0]}={quote(text, safe='')}", body)
         if self.kind == "header":
@@ -108,32 +102,8 @@ def places(model: str) -> list[Place]:
             found += [Place(verb, path, kind, (name,), body) for kind, name in asked if kind != "header"]
             found += [Place(verb, path, "header", (name,), body) for name in HEADERS]
             found.append(Place(verb, path, "query", ("unknown",), body))
-            found += [Place(verb, path, kind, at, each) for each in own for kind, at in _within(each)]
+            found += [Place(verb, path, kind, at, each) for each in own for kind, at in within(each)]
     return found
-
-
-def _within(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    if value is None:
-        return
-    yield "body", at
-    if isinstance(value, dict):
-        for name, below in value.items():
-            yield "name", (*at, name)
-            yield from _within(below, (*at, name))
-    elif isinstance(value, list):
-        for index, below in enumerate(value):
-            yield from _within(below, (*at, index))
-
-
-def _put(value: Any, at: tuple[Any, ...], text: str, *, is_name: bool) -> Any:
-    if not at:
-        return text
-    first, *rest = at
-    if isinstance(value, list):
-        return [_put(each, tuple(rest), text, is_name=is_name) if i == first else each for i, each in enumerate(value)]
-    if is_name and not rest:
-        return {text if name == first else name: each for name, each in value.items()}
-    return {n: _put(each, tuple(rest), text, is_name=is_name) if n == first else each for n, each in value.items()}
 
 
 class Prey:
@@ -192,14 +162,8 @@ class Prey:
         answer = self.send(place.request(text, self.names))
         if answer is None:
             return None
-        assert answer.status < 500, answer.body
-        assert all(character.isprintable() for value in answer.headers.values() for character in value)
-        assert not {byte for byte in answer.body if byte < 0x20 and byte != 0x0A}
-        if answer.status >= 400:
-            shown = [each for each in answer.error().values() if each is not None]
-            assert all(each.isprintable() for each in shown), shown
-            assert self.token not in "".join(shown)
-        elif place.method == "DELETE":
+        assert_harmless(answer, self.token)
+        if answer.status < 400 and place.method == "DELETE":
             self.raise_again()
         return answer.status
 
