@@ -12,7 +12,7 @@ from penstock.config.store_settings import Store, Stores
 from penstock.config.values import FileReference
 from penstock.config.walking import SECRETS_FOLDER
 
-_SECURED = {"redis": "rediss://", "rabbitmq": "amqps://"}
+_SECURED = {"redis": "rediss", "rabbitmq": "amqps"}
 
 
 def tls_problems(stores: Stores) -> Iterator[tuple[Location, str]]:
@@ -60,8 +60,8 @@ def _without_tls(at: Location, name: str, store: Store) -> Iterator[tuple[Locati
     scheme = store.url.partition(":")[0]
     wanted = _SECURED[name]
     is_managed = name == "rabbitmq" and getattr(store, "management", "").startswith("https:")
-    if not scheme.startswith(wanted[:-3]) and not is_managed:
-        yield at, f"found beside {scheme}://, where there is no TLS; write {wanted} in `url`"
+    if not scheme.startswith(wanted) and not is_managed:
+        yield at, f"found beside {scheme}://, where there is no TLS; write {wanted}:// in `url`"
 
 
 def _is_address(host: str | None) -> bool:

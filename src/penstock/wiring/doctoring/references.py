@@ -1,4 +1,4 @@
-"""Every secret and every file that a configuration refers to, with its path in the file."""
+"""Every secret and every certificate that a configuration refers to, with its path in the file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,10 @@ def secrets_in(configuration: Configuration) -> Iterator[tuple[str, Secret]]:
             yield path, found
 
 
-def files_in(configuration: Configuration) -> Iterator[tuple[str, FileReference]]:
-    """``("stores.redis.ca", FileReference(...))`` and so on."""
-    for path, found in _walk("", configuration):
-        if isinstance(found, FileReference):
-            yield path, found
-
-
 def certificates_in(configuration: Configuration) -> Iterator[tuple[str, FileReference]]:
-    """The same without the private keys, which have no end."""
-    for path, found in files_in(configuration):
-        if not path.endswith(".key"):
+    """``("stores.redis.ca", FileReference(...))`` and so on; without the private keys, which have no end."""
+    for path, found in _walk("", configuration):
+        if isinstance(found, FileReference) and not path.endswith(".key"):
             yield path, found
 
 
