@@ -14,8 +14,9 @@ from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.positions import Position
 from penstock.adapters.redis.replaying import KEPT_MS
 from penstock.adapters.redis.retelling import Retelling
-from penstock.adapters.redis.wire import Wire, pack
-from penstock.quota.operations import Call, Done, NotReady, Reassert, Reserved, Settle, Settled, State
+from penstock.adapters.redis.wire import Refusal, Wire, pack
+from penstock.errors import StoreUnavailable
+from penstock.quota.operations import Call, ClockSkew, Done, NotReady, Reassert, Reserved, Settle, Settled, State
 from tests.adapters.redis.desks import reserve, settle
 from tests.system.services import Redis
 
@@ -72,6 +73,35 @@ def test_what_is_acknowledged_while_a_loss_is_told_is_told_if_that_is_lost_too_h
     wanted = {settle(number).reservation for number in (*EARLIER, LATER)}
     assert {call.reservation for call in told if isinstance(call, Settle)} == wanted
     assert {call.arguments.reservation for call in told if isinstance(call, Reassert)} == wanted
+
+
+@pytest.mark.parametrize("refused_with", [ClockSkew(), NotReady(), Refusal("OOM command not allowed")])
+def test_what_is_not_taken_is_told_until_it_is(refused_with: object) -> None:
+    told: list[Call[Any]] = []
+    answers = iter([refused_with, refused_with])
+
+    async def apply(call: Call[Any]) -> Any:
+        answer = next(answers, None)
+        if isinstance(answer, Refusal):
+            raise StoreUnavailable(str(answer))
+        if answer is None:
+            told.append(call)
+        return answer or (Done() if isinstance(call, Reassert) else SETTLED)
+
+    async def send(_call: Call[Any]) -> object:
+        return refused_with
+
+    async def run() -> None:
+        retelling = Retelling(apply, lambda: T0_MS, nothing_drained, tell_every_s=0)
+        for call, answer in ((reserve(1), RESERVED), (settle(1), SETTLED)):
+            retelling.note(replace(call, caller_now_ms=T0_MS), answer)
+        await retelling.tell(send, lambda _: True)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await retelling.close()
+
+    asyncio.run(run())
+    assert list(dict.fromkeys(type(call) for call in told)) == [Reassert, Settle]
 
 
 @pytest.mark.slow

@@ -21,8 +21,9 @@ from typing import Any, Final
 
 from penstock.adapters.redis.positions import EntryId, Position
 from penstock.adapters.redis.replaying import KEPT_MOST, Acknowledged
+from penstock.adapters.redis.wire import Refusal
 from penstock.errors import StoreUnavailable
-from penstock.quota.operations import Call, Inspected, NotReady, Reserved
+from penstock.quota.operations import Call, ClockSkew, Inspected, NotReady, Reserved
 
 log = logging.getLogger("penstock.adapters.redis")
 
@@ -30,6 +31,8 @@ AT_ONCE: Final = 200
 TELL_EVERY_S: Final = 0.5
 LOOK_EVERY_S: Final = 1.0
 
+_NOT_TAKEN = (NotReady, ClockSkew, Refusal)
+"""Answers that say nothing of the call: it is told again."""
 Look = Callable[[Collection[str]], Awaitable[Mapping[str, Position]]]
 
 
@@ -41,6 +44,7 @@ class Retelling:
         now_ms: The clock, Unix milliseconds.
         look: How far the outboxes of some organisations are drained; see ``find_positions``.
         kept_most: Calls that are remembered at most.
+        tell_every_s: How soon what was not taken is told again.
     """
 
     def __init__(
@@ -50,10 +54,12 @@ class Retelling:
         look: Look,
         *,
         kept_most: int = KEPT_MOST,
+        tell_every_s: float = TELL_EVERY_S,
     ) -> None:
         self._apply = apply
         self._now_ms = now_ms
         self._look = look
+        self._tell_every_s = tell_every_s
         self._acknowledged = Acknowledged(kept_most)
         self._looking: asyncio.Task[None] | None = None
         self._marks: dict[str, tuple[int, EntryId]] = {}
@@ -81,20 +87,20 @@ class Retelling:
         if is_lost:
             self._notice_loss(call.organisation)
 
-    async def tell(self, send: Callable[[Call[Any]], Awaitable[str]], serves: Callable[[str], bool]) -> None:
+    async def tell(self, send: Callable[[Call[Any]], Awaitable[object]], serves: Callable[[str], bool]) -> None:
         """Restore what a Redis that was started anew may have lost, before anything else is asked of it.
 
         Args:
-            send: Sends a call at once, in order; gives its answer's name.
+            send: Sends a call at once, in order; gives its answer, or what Redis refused it with.
             serves: Which organisations this Redis has.
         """
         calls = [call for call in self._acknowledged.again(self._now_ms()) if serves(call.organisation)]
         answers: Counter[str] = Counter()
         for first in range(0, len(calls), AT_ONCE):
             told = calls[first : first + AT_ONCE]
-            for call, name in zip(told, await asyncio.gather(*map(send, told)), strict=True):
-                answers[f"{type(call).__name__}: {name}"] += 1
-                if name == NotReady.__name__:
+            for call, answer in zip(told, await asyncio.gather(*map(send, told)), strict=True):
+                answers[_named(call, answer)] += 1
+                if isinstance(answer, _NOT_TAKEN):
                     self._notice_loss(call.organisation)
         self._acknowledged.told(lambda name: serves(name) and name not in self._losses, self._now_ms())
         _log_told(answers)
@@ -200,11 +206,11 @@ class Retelling:
             call = self._telling[organisation] = replace(calls[place], caller_now_ms=self._now_ms())
             with suppress(StoreUnavailable):
                 answer = await self._apply(call)
-            if answer is None or isinstance(answer, NotReady):
+            if answer is None or isinstance(answer, _NOT_TAKEN):
                 place, is_away = 0, True
-                await asyncio.sleep(TELL_EVERY_S)
+                await asyncio.sleep(self._tell_every_s)
                 continue
-            answers[f"{type(call).__name__}: {type(answer).__name__}"] += 1
+            answers[_named(call, answer)] += 1
             place += 1
             if is_away or (place == len(calls) and organisation in self._lost_again):
                 is_away = False
@@ -212,6 +218,11 @@ class Retelling:
                 calls, place = self._acknowledged_of(organisation), 0
         self._acknowledged.told(lambda name: name == organisation, self._now_ms())
         _log_told(answers)
+
+
+def _named(call: Call[Any], answer: object) -> str:
+    said = answer.code if isinstance(answer, Refusal) else type(answer).__name__
+    return f"{type(call).__name__}: {said}"
 
 
 def _log_told(answers: Counter[str]) -> None:

@@ -121,14 +121,14 @@ class RedisStore:
         await self._governing.close()
 
     async def _tell_again(self, wire: Wire, serves: Callable[[str], bool]) -> None:
-        await self._retelling.tell(lambda call: _answer_name(wire.send(write_call(call))), serves)
+        await self._retelling.tell(lambda call: _answered(wire.send(write_call(call))), serves)
 
 
-async def _answer_name(reply: asyncio.Future[bytes]) -> str:
+async def _answered(reply: asyncio.Future[bytes]) -> object:
     try:
-        return type(read_answer(await reply)).__name__
+        return read_answer(await reply)
     except Refusal as refusal:
-        return refusal.code
+        return refusal
 
 
 def _translated(refusal: Refusal, call: Call[Any]) -> Exception:
