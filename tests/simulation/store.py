@@ -16,7 +16,20 @@ from typing import Any, TypeVar
 from penstock.adapters.redis.positions import Position
 from penstock.adapters.redis.retelling import Retelling
 from penstock.errors import StoreUnavailable
-from penstock.quota import Call, Done, Event, NotReady, Organisation, Ready, Reserve, Reserved, Settle, State, restore
+from penstock.quota import (
+    Call,
+    Done,
+    Event,
+    NotReady,
+    Organisation,
+    Ready,
+    Refused,
+    Reserve,
+    Reserved,
+    Settle,
+    State,
+    restore,
+)
 from tests.simulation.scheduling import Clock, Faults, Life
 
 A = TypeVar("A")
@@ -68,6 +81,7 @@ class Quota:
         self.away_until_s = 0.0
         self.losses: list[Loss] = []
         self.begun_at_s: list[float] = []
+        self.restores = 0
         self._settles_once = settles_once
         self._count = 0
         self._kept: tuple[Organisation, list[Entry], int] | None = None
@@ -195,7 +209,7 @@ class QuotaPort:
         if faults.happens(faults.loss_share):
             if faults.happens(0.5):  # not lost but late: it arrives after the caller gave it up
                 late_s = faults.random.uniform(0.2, 90.0)
-                asyncio.get_running_loop().call_later(late_s, self._arrive, call, quota.run, len(quota.losses))
+                asyncio.get_running_loop().call_later(late_s, self._arrive, call, quota.run)
             raise StoreUnavailable("the call is lost")
         self._stepped(f"{type(call).__name__} sent")
         answer = quota.carry_out(call)
@@ -206,10 +220,9 @@ class QuotaPort:
             quota.losses[-1].learned_by.add(self._life)
         return answer
 
-    def _arrive(self, call: Call[Any], run: int, losses: int) -> None:
-        """If its connection is still there. A rebuild's marker that outlived a second loss would mark what is not."""
-        is_of_before = isinstance(call, Ready) and losses != len(self._quota.losses)
-        if run == self._quota.run and not is_of_before:
+    def _arrive(self, call: Call[Any], run: int) -> None:
+        """If its connection is still there; also a rebuild's marker, after a second loss."""
+        if run == self._quota.run:
             self._quota.carry_out(call)
 
     async def _look(self, organisations: Collection[str]) -> dict[str, Position]:
@@ -285,22 +298,45 @@ class RestorerPort:
         window_sums: dict[tuple[str, int], int],
         tombstones: Sequence[Event],
         jobs: Sequence[Event],
-    ) -> None:
-        quota, faults = self._quota, self._quota.faults
-        await self._life.wait(faults.delay_s())
-        found = quota.organisation
-        if quota.is_away or faults.happens(faults.loss_share) or found.marked:
-            raise StoreUnavailable("it cannot be restored")
-        quota.organisation = restore(
-            organisation,
-            version=found.version,
-            definitions=found.definitions,
-            epoch=0,
-            time_ms=clock_ms,
-            window_sums={} if self._forgets == "sums" else window_sums,
-            tombstones=() if self._forgets == "ended" else tombstones,
-            jobs=jobs,
-        )
-        if faults.happens(faults.loss_share):
-            raise StoreUnavailable("the answer is lost")
-        await self._life.wait(faults.delay_s())
+    ) -> str | Refused:
+        """In two pages, so that a loss may come between them."""
+        self._quota.restores += 1
+        name = f"of {self._quota.restores}"
+        sums = {} if self._forgets == "sums" else window_sums
+        for restored in (f"1 {name}", f"2 {name}"):
+            quota, faults = self._quota, self._quota.faults
+            await self._life.wait(faults.delay_s())
+            found = quota.organisation
+            if quota.is_away or faults.happens(faults.loss_share):
+                raise StoreUnavailable("it cannot be restored")
+            is_first = restored.startswith("1")
+            if found.marked or not found.version or not (is_first or found.restored == f"1 {name}"):
+                return Refused("the state is not lost, or what was restored of it is")
+            quota.organisation = restore(
+                organisation,
+                version=found.version,
+                definitions=found.definitions,
+                epoch=0,
+                time_ms=clock_ms,
+                window_sums=sums,
+                tombstones=() if is_first or self._forgets == "ended" else tombstones,
+                jobs=() if is_first else jobs,
+                restored=restored,
+            )
+            if faults.happens(faults.loss_share):
+                raise StoreUnavailable("the answer is lost")
+            await self._life.wait(faults.delay_s())
+        return restored
+
+    async def restored(self, organisation: str) -> str | None:
+        await self._reached()
+        return self._quota.organisation.restored or None
+
+    async def forget(self, organisation: str) -> None:
+        await self._reached()
+        self._quota.organisation = Organisation(organisation)
+
+    async def _reached(self) -> None:
+        await self._life.wait(self._quota.faults.delay_s())
+        if self._quota.is_away:
+            raise StoreUnavailable("it is being started")

@@ -5,6 +5,7 @@
     not there --never had an epoch--> defined, ready
               --had one--> defined, windows and ended ids from the ledger, buckets empty, marked
                            --one lease, for holds to be reasserted--> ready under the next epoch
+    lost again on the way --the mark or ready names what was restored, and is refused--> rebuilt from the start
 
 Jobs that were accepted and have not ended come back with their holds, as queued: whoever ran one claims it again. Those
 whose result is stored and whose settle was lost on its way to the ledger are settled again.
@@ -16,14 +17,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from penstock.errors import StoreUnavailable
 from penstock.ports import Clock, QuotaStore
 from penstock.quota.definitions import Definitions
 from penstock.quota.events import Event, EventKind
-from penstock.quota.operations import Define, Inspect, Inspected, Ready
+from penstock.quota.operations import Define, Inspect, Inspected, Ready, Refused
 from penstock.quota.restore import current_since_ms
 from penstock.quota.state import LEASE_MS, REMEMBER_MS
+
+NOTHING: Final = ""
+"""What was restored of an organisation that begins."""
+BEGINNINGS_MAX: Final = 3
+"""In a row: Redis is flushed again and again, or refuses for a reason that a rebuild does not mend."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +46,20 @@ class Restorer(Protocol):
         window_sums: dict[tuple[str, int], int],
         tombstones: Sequence[Event],
         jobs: Sequence[Event],
-    ) -> None:
-        """Windows as their sums, buckets empty, ended ids and queued jobs known, the clock at least ``clock_ms``."""
+    ) -> str | Refused:
+        """Windows as their sums, buckets empty, ended ids and queued jobs known, the clock at least ``clock_ms``.
+
+        Returns:
+            What ``Ready`` must name. Refused: the state is there, or was lost on the way.
+        """
+        ...
+
+    async def restored(self, organisation: str) -> str | None:
+        """What ``Ready`` must name of a state that somebody marked; None if that was a keeper of an earlier version."""
+        ...
+
+    async def forget(self, organisation: str) -> None:
+        """Remove all state but the outbox."""
         ...
 
 
@@ -105,6 +124,7 @@ class Rebuilder:
         self._tell = tell
         self._looked: set[str] = set()
         self._ready_at_s: dict[str, float] = {}
+        self._restored: dict[str, str | None] = {}
 
     @property
     def under_way(self) -> tuple[str, ...]:
@@ -135,24 +155,60 @@ class Rebuilder:
             self._looked.discard(organisation)  # until all is done: a marker whose answer is lost is looked for again
             self._ready_at_s.pop(organisation, None)
             await self._begin(organisation, version, definitions, drain)
-            self._looked.add(organisation)
         elif organisation not in self._looked:
             now_ms = self._clock.now_ms()
             found = await self._quota.apply(Inspect(organisation=organisation, caller_now_ms=now_ms, holds_max=0))
             if isinstance(found, Inspected) and found.epoch == 0:
-                self._wait(organisation)
+                self._wait(organisation, await self._restorer.restored(organisation))
             elif isinstance(found, Inspected) and found.epoch > await self._books.epoch(organisation):
                 await self._books.keep_epoch(organisation, found.epoch)
             self._looked.add(organisation)
         elif self._clock.monotonic_s() >= self._ready_at_s.get(organisation, float("inf")):
             await drain()
             await self._reopen_results(organisation)
-            await self._ready(organisation, await self._books.epoch(organisation) + 1)
+            epoch = await self._books.epoch(organisation) + 1
+            refused = await self._ready(organisation, epoch, self._restored[organisation])
+            if refused is not None:
+                await self._begin_again(organisation, version, definitions, drain, refused)
+            else:
+                del self._ready_at_s[organisation]
+
+    async def _begin_again(
+        self,
+        organisation: str,
+        version: int,
+        definitions: Definitions,
+        drain: Callable[[], Awaitable[None]],
+        refused: Refused,
+    ) -> None:
+        """What waited for its ready is not what was restored: it was lost, and is nobody's, or another keeper's."""
+        self._looked.discard(organisation)
+        _log.error("a rebuild begins again", extra={"organisation": organisation, "why": refused.why})
+        inspect = Inspect(organisation=organisation, caller_now_ms=self._clock.now_ms(), holds_max=0)
+        found = await self._quota.apply(inspect)
+        if isinstance(found, Inspected) and found.epoch == 0:
+            await self._restorer.forget(organisation)  # by a keeper that was deposed, from a ledger of before
+        if not isinstance(found, Inspected) or found.epoch == 0:
+            await self._begin(organisation, version, definitions, drain)
+        else:
             del self._ready_at_s[organisation]
 
     async def _begin(
         self, organisation: str, version: int, definitions: Definitions, drain: Callable[[], Awaitable[None]]
     ) -> None:
+        why = ""
+        for _ in range(BEGINNINGS_MAX):
+            refused = await self._begin_once(organisation, version, definitions, drain)
+            if refused is None:
+                self._looked.add(organisation)
+                return
+            why = refused.why
+            _log.error("a rebuild begins again", extra={"organisation": organisation, "why": why})
+        raise StoreUnavailable(f"{organisation}: cannot be rebuilt: {why}; see who empties Redis")
+
+    async def _begin_once(
+        self, organisation: str, version: int, definitions: Definitions, drain: Callable[[], Awaitable[None]]
+    ) -> Refused | None:
         await drain()
         now_ms = self._clock.now_ms()
         define = Define(organisation=organisation, caller_now_ms=now_ms, version=version, definitions=definitions)
@@ -160,8 +216,7 @@ class Rebuilder:
         newest_ms = await self._books.newest_ms(organisation)
         epoch = await self._books.epoch(organisation)
         if epoch == 0 and newest_ms == 0:
-            await self._ready(organisation, 1)
-            return
+            return await self._ready(organisation, 1, NOTHING)
         _log.error("quota state was lost, it is rebuilt from the ledger", extra={"organisation": organisation})
         clock_ms = max(now_ms, newest_ms)
         self._tell(f"{organisation}: adding up the ledger")
@@ -169,9 +224,18 @@ class Rebuilder:
         rows = await self._books.to_be_remembered(organisation, now_ms=clock_ms, remember_ms=REMEMBER_MS)
         jobs = open_jobs(rows)
         self._tell(f"{organisation}: restoring {len(sums)} windows, {len(rows)} late events and {len(jobs)} open jobs")
-        await self._restorer.restore(organisation, clock_ms=clock_ms, window_sums=sums, tombstones=rows, jobs=jobs)
-        await self._quota.apply(Ready(organisation=organisation, caller_now_ms=now_ms, epoch=0))
-        self._wait(organisation)
+        restored = await self._restorer.restore(
+            organisation, clock_ms=clock_ms, window_sums=sums, tombstones=rows, jobs=jobs
+        )
+        if isinstance(restored, Refused):
+            return restored
+        await self._books.keep_epoch(organisation, epoch)  # a keeper that was deposed meanwhile ends here
+        mark = Ready(organisation=organisation, caller_now_ms=now_ms, epoch=0, restored=restored)
+        answer = await self._quota.apply(mark)
+        if isinstance(answer, Refused):
+            return answer
+        self._wait(organisation, restored)
+        return None
 
     async def _reopen_results(self, organisation: str) -> None:
         """At the end of the lease, when whoever settled one before the loss has noted that it is settled."""
@@ -180,10 +244,16 @@ class Rebuilder:
         if reopened:
             self._tell(f"{organisation}: {reopened} results are settled again, whose charge was lost")
 
-    def _wait(self, organisation: str) -> None:
+    def _wait(self, organisation: str, restored: str | None) -> None:
+        self._restored[organisation] = restored
         self._ready_at_s[organisation] = self._clock.monotonic_s() + self._lease_ms / 1000
 
-    async def _ready(self, organisation: str, epoch: int) -> None:
+    async def _ready(self, organisation: str, epoch: int, restored: str | None) -> Refused | None:
         await self._books.keep_epoch(organisation, epoch)
-        await self._quota.apply(Ready(organisation=organisation, caller_now_ms=self._clock.now_ms(), epoch=epoch))
+        now_ms = self._clock.now_ms()
+        ready = Ready(organisation=organisation, caller_now_ms=now_ms, epoch=epoch, restored=restored)
+        answer = await self._quota.apply(ready)
+        if isinstance(answer, Refused):
+            return answer
         _log.info("admissions begin", extra={"organisation": organisation, "epoch": epoch})
+        return None

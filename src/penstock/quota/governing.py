@@ -60,6 +60,8 @@ def ready(account: Account, call: Ready, time_ms: int) -> DefineAnswer:
         return Refused("nothing is defined yet; define first")
     if call.epoch < account.epoch:
         return Refused(f"epoch {call.epoch} is below {account.epoch}, in which admissions run already")
+    if call.restored is not None and call.restored != account.restored:
+        return Refused("the state is not what this rebuild restored: it was lost on the way; restore it again")
     account.clock_ms = instant(account, call, time_ms)
     account.marked, account.epoch = True, call.epoch
     return Done()

@@ -272,7 +272,8 @@ class Seen:
 
 @record(frozen=True, slots=True)
 class Refused:
-    """A define was refused: its version is older, or it puts more than 32 limits on one request."""
+    """A define was refused: its version is older, or it puts more than 32 limits on one request. Or a ready: the epoch
+    is older, or the state is not what was restored."""
 
     why: str
 
@@ -435,9 +436,14 @@ class Ready(Call[DefineAnswer]):
     """Declare the state whole and let admissions begin: ``epoch`` must be above the one before.
 
     Epoch 0 writes the rebuild's marker only: then reserve answers NOTREADY, acquire WAIT, the rest works.
+
+    Args:
+        restored: What a restore brought, as it said; "" if there was none. A state that is not that, since the store
+            forgot it on the way, is Refused. None is not asked, as by keepers of an earlier version.
     """
 
     epoch: int
+    restored: str | None = None
 
 
 ReassertAnswer = Done | Duplicate | Refused | NotReady

@@ -54,6 +54,7 @@ def restore(
     tombstones: Iterable[Event] = (),
     jobs: Iterable[Event] = (),
     buckets: Mapping[str, tuple[int, int]] | None = None,
+    restored: str = "",
 ) -> Organisation:
     """An organisation as it stood, as far as it is known.
 
@@ -66,6 +67,7 @@ def restore(
         tombstones: Ledger rows of reservations that must still be remembered, in the order of the ledger.
         jobs: One row of each job that is open and was not saved: it is queued again, and holds what it held.
         buckets: (level, rolled_at_ms) by limit id. A bucket that was not saved starts empty.
+        restored: What its ready must name.
 
     Returns:
         The organisation. A limit that is named here but no longer defined returns with cap 0.
@@ -74,6 +76,7 @@ def restore(
         name,
         marked=epoch > 0,
         epoch=epoch,
+        restored=restored,
         clock_ms=max(time_ms, ledger_time_ms),
         version=version,
         definitions=definitions,

@@ -84,6 +84,7 @@ class Account:
     Args:
         marked: A rebuild has finished, or an epoch was written: the state is whole.
         epoch: Counts the losses of state that were survived; 0 until admissions may begin.
+        restored: Which restore brought it, and how much of that is there; "" if none did.
         clock_ms: The latest instant that an operation happened at; never goes back.
         version: Of the definitions; 0 before the first.
         outbox: Appended by operations; the store takes and clears it.
@@ -96,6 +97,7 @@ class Account:
     name: str
     marked: bool = False
     epoch: int = 0
+    restored: str = ""
     clock_ms: int = 0
     version: int = 0
     definitions: Definitions = field(default_factory=Definitions)

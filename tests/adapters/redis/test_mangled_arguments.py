@@ -50,6 +50,7 @@ def restoring(random: Random, time_ms: int) -> dict[str, Any]:
     stones = [msgspec.to_builtins(each.already_charged) for each in islice(calls, 4) if each.already_charged]
     return {
         "organisation": "acme", "caller_now_ms": time_ms, "clock_ms": time_ms, "counters": sums, "tombstones": stones,
+        "jobs": [], "rebuild": random.choice(("a", "b")), "page": random.randrange(3),
     }  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.restoring import TOMBSTONES_PER_CALL, Restorer
 from penstock.adapters.redis.store import RedisStore, open_store
-from penstock.errors import StoreUnavailable
+from penstock.adapters.redis.translating import keys_of, read_answer
+from penstock.adapters.redis.wire import pack
 from penstock.quota import (
     Call,
     Define,
@@ -29,6 +32,7 @@ from penstock.quota import (
     Look,
     Organisation,
     Ready,
+    Refused,
     Reserve,
     Reserved,
     Settle,
@@ -91,9 +95,12 @@ async def _compare(url: str, seed: int) -> None:
     )  # fmt: skip
     async with open_store(url) as store:
         await store.apply(Define(**here, version=lost.version, definitions=lost.definitions))
-        await restorer.restore(NAME, clock_ms=now_ms, window_sums=sums, tombstones=events)
-        for epoch in (0, 7):
-            ready = Ready(**here, epoch=epoch)
+        restored = await restorer.restore(NAME, clock_ms=now_ms, window_sums=sums, tombstones=events)
+        assert isinstance(restored, str)
+        assert await restorer.restored(NAME) == restored
+        model.restored = restored
+        for epoch, named in ((0, ""), (0, "1 other"), (0, restored), (7, ""), (7, restored), (7, restored), (7, None)):
+            ready = Ready(**here, epoch=epoch, restored=named)
             assert await store.apply(ready) == model.apply(ready, time_ms=now_ms)
         for question in (Inspect(**here), *questions(events, now_ms)):
             assert await store.apply(question) == model.apply(question, time_ms=now_ms), f"seed {seed}: {question}"
@@ -106,8 +113,8 @@ async def _refuses_when_not_lost(store: RedisStore, restorer: Restorer, now_ms: 
     inspect = Inspect(organisation=NAME, caller_now_ms=now_ms)
     before = await store.apply(inspect)
     assert isinstance(before, Inspected)
-    with pytest.raises(StoreUnavailable, match="the state is not lost"):
-        await restorer.restore(NAME, clock_ms=now_ms, window_sums={}, tombstones=[])
+    answer = await restorer.restore(NAME, clock_ms=now_ms, window_sums={}, tombstones=[])
+    assert answer == Refused("the state is not lost: it has a marker or an epoch")
     assert await store.apply(inspect) == before
 
 
@@ -178,3 +185,121 @@ def test_open_jobs_are_queued_again_and_hold_what_they_held(tmp_path: Path) -> N
 def test_the_histories_fill_more_than_one_portion() -> None:
     assert max(len(lived(seed)[1]) for seed in (1, 2, 3)) > 100
     assert TOMBSTONES_PER_CALL == 500
+
+
+class Pages:
+    """Single pages of restores, as ``Restorer`` sends them, on an organisation that is defined and lost."""
+
+    def __init__(self, client: RedisClient, store: RedisStore) -> None:
+        self.client, self.store = client, store
+        self.here: dict[str, Any] = {"organisation": NAME, "caller_now_ms": T0_MS}
+        day = replace(parse_limit_id(f"{NAME}/tokens/day"), cap=1_000)
+        self.defined = Define(**self.here, version=1, definitions=Definitions(limits=(day,)))
+
+    async def restore(self, rebuild: str | None, page: int | None, *, used: int | None = None) -> Any:
+        """A page; with what was used if it is the first."""
+        day = {"limit": f"{NAME}/tokens/day", "metric": "tokens", "kind": "window", "period_ms": 86_400_000}
+        sums = [] if used is None else [day | {"anchor_ms": 0, "window": T0_MS // 86_400_000, "used": used}]
+        argument = {**self.here, "clock_ms": T0_MS, "counters": sums, "tombstones": [], "jobs": []}
+        if page is not None:
+            argument |= {"rebuild": rebuild, "page": page}
+        call = pack("FCALL", "penstock_restore", "5", *keys_of(NAME), json.dumps(argument))
+        return read_answer(await self.client.ask(call))
+
+    async def ready(self, restored: str | None, *, epoch: int = 0) -> Any:
+        return await self.store.apply(Ready(**self.here, epoch=epoch, restored=restored))
+
+    async def flush(self) -> None:
+        """And defined again, by a service whose definitions changed."""
+        await self.client.ask(pack("FLUSHALL"))
+        assert await self.store.apply(self.defined) == Done()
+
+    async def used(self) -> int:
+        found = await self.store.apply(Inspect(**self.here))
+        assert isinstance(found, Inspected)
+        return found.limits[0].used
+
+
+def with_pages(place: Path, test: Callable[[Pages], Awaitable[None]]) -> None:
+    async def main(url: str) -> None:
+        client = RedisClient(read_address(url))
+        await load_library(client, source=CLOCKED)
+        await client.ask(set_time(T0_MS))
+        async with open_store(url, tells_again=False) as store:
+            pages = Pages(client, store)
+            await pages.flush()
+            await test(pages)
+        await client.close()
+
+    service = Redis(place)
+    try:
+        service.start()
+        asyncio.run(main(service.url))
+    finally:
+        service.stop()
+
+
+def test_a_state_that_was_lost_between_two_pages_or_before_its_marker_is_never_ready(tmp_path: Path) -> None:
+    async def test(pages: Pages) -> None:
+        assert isinstance(await pages.restore("a", 1), Refused), "there is no page 0"
+        assert await pages.restore("a", 0, used=450) == Done()
+        assert isinstance(await pages.restore("a", 2), Refused)
+        assert isinstance(await pages.ready("2 a"), Refused), "a page is missing"
+        assert await pages.restore("a", 1) == Done()
+        await pages.flush()
+        assert isinstance(await pages.restore("a", 2), Refused), "lost between two pages"
+        for epoch in (0, 1):
+            assert isinstance(await pages.ready("2 a", epoch=epoch), Refused), "lost before the marker"
+        assert await pages.restore("b", 0, used=450) == Done()
+        assert await pages.ready("1 b") == Done()
+        await pages.flush()
+        assert isinstance(await pages.ready("1 b", epoch=1), Refused), "lost in the lease"
+        assert await pages.ready("", epoch=1) == Done(), "of one that begins"
+
+    with_pages(tmp_path, test)
+
+
+def test_pages_that_come_again_change_nothing_and_a_first_page_begins_anew(tmp_path: Path) -> None:
+    async def test(pages: Pages) -> None:
+        for page in (0, 1, 2, 1, 2):  # after a connection that broke, from the first that was not answered
+            assert await pages.restore("a", page, used=None if page else 450) == Done()
+        assert await pages.restore("a", 0, used=450) == Done()
+        assert isinstance(await pages.ready("3 a"), Refused)
+        for page in (1, 2):
+            assert await pages.restore("a", page) == Done()
+        for _ in range(2):
+            assert await pages.ready("3 a") == Done()
+        assert isinstance(await pages.restore("a", 0, used=0), Refused)
+        for _ in range(2):
+            assert await pages.ready("3 a", epoch=1) == Done()
+        assert await pages.used() == 450
+
+    with_pages(tmp_path, test)
+
+
+def test_pages_of_two_keepers_make_no_state_together(tmp_path: Path) -> None:
+    """One was deposed, and goes on for a moment with what it had read."""
+
+    async def test(pages: Pages) -> None:
+        assert await pages.restore("new", 0, used=450) == Done()
+        assert await pages.restore("new", 1) == Done()
+        assert await pages.restore("old", 0, used=7) == Done()
+        assert isinstance(await pages.restore("new", 2), Refused)
+        assert await pages.restore("old", 1) == Done()
+        assert isinstance(await pages.ready("2 new"), Refused)
+
+    with_pages(tmp_path, test)
+
+
+def test_a_keeper_of_the_version_before_restores_as_it_did(tmp_path: Path) -> None:
+    """It names neither page nor restore."""
+
+    async def test(pages: Pages) -> None:
+        assert await pages.restore("new", 0, used=7) == Done()
+        assert await pages.restore(None, None, used=450) == Done()
+        for epoch in (0, 1):
+            call = pack("FCALL", "penstock_ready", "5", *keys_of(NAME), json.dumps(pages.here | {"epoch": epoch}))
+            assert read_answer(await pages.client.ask(call)) == Done()
+        assert await pages.used() == 450
+
+    with_pages(tmp_path, test)

@@ -20,7 +20,7 @@ from penstock.quota import Call, Event, operations
 DEPTH_MAX = 32
 EXACT = 1 << 53
 _OPTIONAL_FIELDS = {"prompt_tokens", "team", "model", "models", "routes", "cost_nanos_max", "already_charged"}
-_OPTIONAL_FIELDS |= {"holds_max", "after_ms", "after"}
+_OPTIONAL_FIELDS |= {"holds_max", "after_ms", "after", "restored"}
 CALLS: dict[str, type[Call[Any]]] = {
     name.lower(): each
     for name, each in vars(operations).items()

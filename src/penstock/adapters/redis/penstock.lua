@@ -6,7 +6,7 @@ The quota of Penstock in Redis: every operation is one atomic call.
 
 KEYS of organisation ORG, partition P = crc16(ORG) mod 64 (the CRC that Redis Cluster uses, XMODEM):
 
-    {qP}:ORG:counters      hash   one field for each limit; _epoch, _clk, _policy; _learned/<model>
+    {qP}:ORG:counters      hash   one field for each limit; _epoch, _clk, _policy, _restored; _learned/<model>
     {qP}:ORG:reservations  hash   one field for each id that is remembered
     {qP}:ORG:deadlines     zset   by score: when an open id is due; when an ended one is forgotten (less 2^53)
     {qP}:ORG:definitions   hash   version, digest, shard; key/<id>, model/<name>, limits/<owner>
@@ -29,7 +29,8 @@ requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt
     extend     ... reservation total_tokens                  -> Extended Denied Duplicate Unknown NotReady Invalid
     sweep      ... count_max                                 -> Swept NotReady
     define     ... version definitions                       -> Done Refused
-    ready      ... epoch                                     -> Done Refused
+    ready      ... epoch restored|null: Refused unless       -> Done Refused
+               the state is what these pages of a restore brought ("": none did)
     reassert   ... arguments(reserve's fields) acquired prompt completion renewed_at_ms
                                                              -> Done Duplicate Refused NotReady
     post       ... arguments(reserve's fields) usage already_charged(event)|null
@@ -38,6 +39,8 @@ requests or nano-dollars, prices pico-dollars; all integers. `usage` is {"prompt
                after_ms after]: one page of holds, in the order of due time and id, instead of all of them by id
     look       ... reservation                               -> Seen Unknown NotReady
     restore    ... clock_ms counters tombstones jobs         -> Done Refused
+               [rebuild page]: of this rebuild's pages, from 0; Refused unless those before are there, so that
+               `_restored` is "<pages> <rebuild>" once all are, and a store that forgot some of them is never ready
     version    0 keys, no argument                           -> the text of VERSION below
 
 The reply is a JSON object: {"answer": "<class of penstock.quota.operations>", its fields...}. Tuples are arrays in the
@@ -336,11 +339,11 @@ end
 -- Reads are kept and writes are collected here, so that an error on the way leaves everything as it was.
 
 local function open_call(keys, argument)
-  local state = redis.call('HMGET', keys[1], '_epoch', '_clk', '_policy')
+  local state = redis.call('HMGET', keys[1], '_epoch', '_clk', '_policy', '_restored')
   return {
     keys = keys, argument = argument, organisation = argument.organisation,
     epoch = state[1] and tonumber(state[1]) or nil, clock = state[2] and tonumber(state[2]) or 0,
-    policy = state[3] or 'strict', counters = {}, reservations = {}, changed = {}, forgotten = {},
+    policy = state[3] or 'strict', restored = state[4] or '', counters = {}, reservations = {}, changed = {}, forgotten = {},
     events = {}, traces = {}, learned = {},
   }
 end
@@ -392,6 +395,7 @@ end
 local function commit(call)
   local counters, reservations, deadlines, forgotten = {'_clk', number(call.now)}, {}, {}, {}
   if call.new_epoch then counters[3], counters[4] = '_epoch', number(call.new_epoch) end
+  if call.new_restored then counters[3], counters[4] = '_restored', call.new_restored end
   if call.definitions then counters[3], counters[4] = '_policy', call.policy end
   for id, counter in pairs_of(call.counters) do
     if counter.is_changed then
@@ -1518,6 +1522,9 @@ do
     if request.epoch < epoch then
       return refused(format('epoch %d is below %d, in which admissions run already', request.epoch, epoch))
     end
+    if request.restored and request.restored ~= call.restored then
+      return refused('the state is not what this rebuild restored: it was lost on the way; restore it again')
+    end
     call.is_open, call.new_epoch = true, request.epoch
     return DONE
   end
@@ -1526,7 +1533,9 @@ end
 -- Back from the ledger, after define and before ready: windows as their sums, buckets empty, and the ids that ended.
 -- `counters`: {limit, metric, kind, period_ms, anchor_ms, window, used} by window limit; `tombstones`: events, by time;
 -- `jobs`: one event of each that is open.
--- As often as need be, each time with other tombstones.
+-- In pages, each of which may come again: page 0 begins a rebuild, and any other needs those before it, so that a store
+-- which forgot on the way, or in which another rebuild began, is refused. Without a page, as an earlier keeper calls, none
+-- is counted.
 
 local restore
 do
@@ -1570,10 +1579,23 @@ do
     keep(call, reservation)
   end
 
+  -- The pages that are there with this one: of its rebuild alone. Nil if one before it is not.
+  local function with_page(call, rebuild, page)
+    if page == 0 then return '1 ' .. rebuild end
+    local pages, known = match(call.restored, '^(%d+) (.*)$')
+    pages = tonumber(pages)
+    if known ~= rebuild or pages < page then return nil end
+    return number(max(pages, page + 1)) .. ' ' .. rebuild
+  end
+
   function restore(call, request)
     if call.epoch then return refused('the state is not lost: it has a marker or an epoch') end
     if redis.call('HEXISTS', call.keys[4], 'version') == 0 then
       return refused('nothing is defined yet; define first')
+    end
+    if request.page then
+      call.new_restored = with_page(call, request.rebuild, request.page)
+      if not call.new_restored then return refused(format('pages before %d are not there; begin again', request.page)) end
     end
     call.is_open, call.now = true, max(call.now, request.clock_ms)
     load_all_counters(call)
@@ -1737,13 +1759,16 @@ local read_argument = (function()
     reserve = {REQUEST}, acquire = {REQUEST, {number = {'epoch'}}}, settle = {ONE, {table = {'usage'}}},
     void = {ONE, {string = {'reason'}}}, touch = {ONE, {number = {'prompt', 'completion'}}}, published = {ONE},
     cancel = {ONE}, extend = {ONE, {number = {'total_tokens'}}}, sweep = {{number = {'count_max'}}},
-    define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}}},
+    define = {{number = {'version'}, table = {'definitions'}}}, ready = {{number = {'epoch'}, nullable = {restored = 'string'}}},
     reassert = {{table = {'arguments'}, boolean = {'acquired'}, number = {'prompt', 'completion', 'renewed_at_ms'}}},
     post = {{table = {'arguments', 'usage'}, nullable = {already_charged = 'table'}}}, look = {ONE},
     inspect = {{nullable = {holds_max = 'number', after_ms = 'number', after = 'string'}}},
     restore = {{number = {'clock_ms'}, list = {counters = SUM, tombstones = EVENT, jobs = EVENT},
-      check = function(argument)
+      nullable = {rebuild = 'string', page = 'number'}, check = function(argument)
+      local page, rebuild = argument.page, argument.rebuild
       if not is_whole(argument.clock_ms, 0, EXACT_MAX) then return 'clock_ms is no time' end
+      if not page ~= not rebuild then return 'page and rebuild come together' end
+      if page and not is_whole(page, 0, EXACT_MAX) then return 'page is none' end
     end}},
   }
   local INSIDE = {usage = USAGE, arguments = REPEATED, already_charged = EVENT, price = PRICE, charge = CHARGE,
