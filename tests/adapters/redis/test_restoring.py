@@ -17,8 +17,9 @@ from penstock.adapters.redis.client import RedisClient
 from penstock.adapters.redis.library import load_library
 from penstock.adapters.redis.restoring import TOMBSTONES_PER_CALL, Restorer
 from penstock.adapters.redis.store import RedisStore, open_store
-from penstock.adapters.redis.translating import keys_of, read_answer
+from penstock.adapters.redis.translating import keys_of, read_answer, write_call
 from penstock.adapters.redis.wire import pack
+from penstock.lanes.rebuilding import Rebuilder
 from penstock.quota import (
     Call,
     Define,
@@ -43,6 +44,10 @@ from penstock.quota import (
     restore,
 )
 from tests.adapters.redis.clocked import CLOCKED, set_time
+from tests.adapters.redis.crowd.line import Line
+from tests.lanes.test_rebuilding import DEFINITIONS as LEDGER_DEFINITIONS
+from tests.lanes.test_rebuilding import T0_MS as LEDGER_MS
+from tests.lanes.test_rebuilding import Stage
 from tests.quota.histories import MAC, MODELS, ORGANISATIONS, T0_MS, history
 from tests.system.services import Redis
 
@@ -303,3 +308,46 @@ def test_a_keeper_of_the_version_before_restores_as_it_did(tmp_path: Path) -> No
         assert await pages.used() == 450
 
     with_pages(tmp_path, test)
+
+
+@pytest.mark.parametrize("is_before_epoch", [False, True])
+def test_a_keeper_whose_redis_is_flushed_before_it_is_ready_rebuilds_it_from_the_ledger(
+    tmp_path: Path, is_before_epoch: bool
+) -> None:
+    """Flushed, and defined again by a service, between the restore and the marker, or before the epoch."""
+
+    async def main(url: str) -> None:
+        stage, restorer, client = Stage(epoch=4, newest_ms=LEDGER_MS), Restorer(read_address(url)), Line(service.port)
+        client.ask([pack("FUNCTION", "LOAD", "REPLACE", CLOCKED)])
+        async with open_store(url, tells_again=False) as store:
+            rebuilder = Rebuilder(stage, store, restorer, stage, lease_ms=1_000)
+
+            def flush() -> None:
+                define = Define(
+                    organisation="acme", caller_now_ms=stage.now_ms(), version=1, definitions=LEDGER_DEFINITIONS
+                )
+                client.ask([pack("FLUSHALL"), set_time(stage.now_ms()), write_call(define)])
+
+            async def tend(*, is_lost: bool) -> None:
+                await rebuilder.tend("acme", 1, LEDGER_DEFINITIONS, is_lost=is_lost, drain=stage.drain)
+
+            flush()
+            stage.meanwhile = [lambda: None, flush] if is_before_epoch else [flush]
+            await tend(is_lost=True)
+            while rebuilder.under_way:
+                stage.now_s += 1
+                await tend(is_lost=False)
+            found = await store.apply(Inspect(organisation="acme", caller_now_ms=stage.now_ms()))
+            assert isinstance(found, Inspected)
+            assert found.epoch == stage.epochs["acme"]
+            assert {each.limit: each.used for each in found.limits}["acme/tokens/day"] == 450
+            assert stage.now_s == (2 if is_before_epoch else 1), "a lease after each restore"
+        client.close()
+        await restorer.close()
+
+    service = Redis(tmp_path)
+    try:
+        service.start()
+        asyncio.run(main(service.url))
+    finally:
+        service.stop()
