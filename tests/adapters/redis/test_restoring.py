@@ -67,7 +67,12 @@ def lived(seed: int) -> tuple[Organisation, list[Event], int]:
             organisation.outbox.clear()
             now_ms = max(now_ms, time_ms, organisation.clock_ms)
     first = {(event.reservation, event.kind): event for event in reversed(events)}
-    return organisation, sorted(first.values(), key=lambda event: event.occurred_at_ms), now_ms
+    return organisation, sorted(first.values(), key=in_order_of_the_ledger), now_ms
+
+
+def in_order_of_the_ledger(event: Event) -> tuple[int, str, str]:
+    """What expires and is settled in the same millisecond expired first: see ``LedgerReads.to_be_remembered``."""
+    return event.occurred_at_ms, event.reservation, event.kind
 
 
 def summed(events: list[Event]) -> dict[tuple[str, int], int]:
@@ -123,7 +128,7 @@ async def _refuses_when_not_lost(store: RedisStore, restorer: Restorer, now_ms: 
     assert await store.apply(inspect) == before
 
 
-@pytest.mark.parametrize("history_seed", [1, 2, 3])
+@pytest.mark.parametrize("history_seed", [1, 2, 9, 19])
 def test_a_restored_redis_answers_as_the_restored_model(tmp_path: Path, history_seed: int) -> None:
     service = Redis(tmp_path)
     try:
