@@ -3,8 +3,7 @@
 A thread of its own, because a commit waits for the disk (5 ms of fsync are usual) and the event loop must not; one
 hop for a whole group, where an asynchronous driver would make one for each statement. It keeps its connection, and
 gives rows to the driver itself, many in one statement: for SQLAlchemy to do both costs a small group more than its
-statements, and each step of a statement makes two threads contend for the interpreter. Rows are made of events before
-they are handed over, where the events are at hand: the less Python the thread runs, the less the loop waits for it.
+statements, and each step of a statement makes two threads contend for the interpreter.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ from penstock.adapters.sql.rows import (
 )
 from penstock.quota.events import Event
 
-ROWS_MAX = 128  # in one statement
-ROWS_STEP = 16  # of more rows than this, a multiple of it: each number is a statement that the driver keeps prepared
+ROWS_MAX = 16  # in one statement; each number is a statement that the driver keeps prepared
 
 
 @dataclass(slots=True)
@@ -62,7 +60,6 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class _Job:
     group: Group
-    ledger_rows: list[tuple[object, ...]]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[str | None]
 
@@ -82,11 +79,7 @@ class GroupWriter:
         """Write a group and commit it. Returns what went wrong, since every failure has the same answer: again."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[str | None] = loop.create_future()
-        try:
-            ledger_rows = [to_row(event) for event in group.events]
-        except (OverflowError, TypeError, ValueError) as error:  # as what goes wrong in the thread
-            return repr(error)
-        self._jobs.put(_Job(group, ledger_rows, loop, done))
+        self._jobs.put(_Job(group, loop, done))
         return await asyncio.shield(done)
 
     def close(self) -> None:
@@ -98,7 +91,7 @@ class GroupWriter:
         while (job := self._jobs.get()) is not None:
             failure: str | None = None
             try:
-                self._write(job.group, job.ledger_rows)
+                self._write(job.group)
             except Exception as error:  # noqa: BLE001 - returned to the committer, which counts and logs it
                 failure = str(error.orig if isinstance(error, DBAPIError) else error) or repr(error)
                 self._disconnect()
@@ -111,13 +104,13 @@ class GroupWriter:
             self._connection.close()
             self._connection = None
 
-    def _write(self, group: Group, ledger_rows: Sequence[tuple[object, ...]]) -> None:
+    def _write(self, group: Group) -> None:
         reached = self._reached
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(**WRITE)
         with self._connection.begin(), closing(self._connection.connection.cursor()) as cursor:
             reached(crash_points.TRANSACTION_BEGUN)
-            _execute(cursor, INSERT_EVENT, ledger_rows)
+            _execute(cursor, INSERT_EVENT, [to_row(event) for event in group.events])
             project(self._connection, group.events)
             reached(crash_points.LEDGER_WRITTEN)
             _execute(cursor, DELETE_RECORD, group.dropped)
@@ -130,12 +123,9 @@ class GroupWriter:
 
 
 def _execute(cursor: DBAPICursor, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    first = 0
-    while first < len(rows):
-        left = len(rows) - first
-        part = rows[first : first + (min(left - left % ROWS_STEP, ROWS_MAX) or left)]
+    for first in range(0, len(rows), ROWS_MAX):
+        part = rows[first : first + ROWS_MAX]
         cursor.execute(of_rows(statement, len(part)), list(chain.from_iterable(part)))
-        first += len(part)
 
 
 def _resolve(done: asyncio.Future[str | None], failure: str | None) -> None:
