@@ -181,6 +181,16 @@ def test_a_server_that_is_no_primary_any_more_keeps_no_connection() -> None:
     asyncio.run(run())
 
 
+def test_a_new_connection_takes_the_place_of_the_one_before(service: Redis) -> None:
+    async def names(client: RedisClient) -> list[bytes]:
+        for _ in range(3):
+            await client.start()
+        told: bytes = await client.ask(pack("CLIENT", "LIST"))
+        return [line for line in told.splitlines() if b"name=penstock " in line]
+
+    assert len(asked(service.url, names)) == 1
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "redis://", "amqp://127.0.0.1:5672"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="no address of a Redis"):

@@ -166,6 +166,7 @@ class RedisClient:
             with _closed_unless_used(wire):
                 await self._restarted(wire, self._serves)
         self._run_id = run_id
+        self._drop()  # one that is there still, though a call on it was given up
         self._wire = wire
         return wire
 
