@@ -176,13 +176,15 @@ def a_rate_is_full_again_to_the_token(edges: Edges) -> None:
 
 
 def a_window_is_used_up_or_held(edges: Edges) -> None:
-    """What would just fit, if nothing were held, waits for a settle and not for the window's end."""
+    """What would just fit, if nothing were held, waits for a settle and not for the window's end; so with its own hold."""
     edges.define(("tokens/day", 100))
     used = edges.reserve(prompt_tokens=40, outputs_bound=0)
     edges.ask(Settle, reservation=used, usage=Usage(40, 0))
+    growing = edges.reserve(prompt_tokens=10, outputs_bound=0)
     edges.reserve(prompt_tokens=10, outputs_bound=0)
     for tokens in (60, 61):
         edges.reserve(prompt_tokens=tokens, outputs_bound=0)
+        edges.ask(Extend, reservation=growing, total_tokens=tokens)
 
 
 def estimates_are_learned_from_the_twentieth(edges: Edges) -> None:

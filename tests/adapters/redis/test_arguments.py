@@ -136,15 +136,17 @@ def test_definitions_are_the_same_in_whatever_order_they_are_told(service: Redis
     told = json.loads(write_call(call).split(b"\r\n")[-2])
     other = json.loads(json.dumps(told))
     other["definitions"]["keys"]["n"]["routes"] = names[:3]
+    later = json.loads(json.dumps(told))  # of a later version, which knows something that this key does not use
+    later["definitions"]["keys"]["n"]["later"] = None
 
     async def answers() -> list[Any]:
         client = RedisClient(read_address(service.url))
         commands = (
             pack("FCALL", "penstock_define", 5, *keys_of("acme"), json.dumps(each))
-            for each in (told, reordered(told), other)
+            for each in (told, reordered(told), other, later)
         )
         found = [json.loads(await client.ask(each))["answer"] for each in commands]
         await client.close()
         return found
 
-    assert asyncio.run(answers()) == ["Done", "Done", "Refused"]
+    assert asyncio.run(answers()) == ["Done", "Done", "Refused", "Done"]

@@ -294,7 +294,7 @@ local function refusal_of(counter, amount, total, now)
   if fits then return nil end
   if counter.cap == 0 or total > counter.cap then return 'never', 0 end
   if counter.kind == WINDOW then
-    if counter.used + amount > counter.cap then return 'used_up', window_ends_ms(counter) - now end
+    if counter.used + total > counter.cap then return 'used_up', window_ends_ms(counter) - now end
     return 'held', WAIT_MS
   end
   if is_place(counter) then return 'held', WAIT_MS end
@@ -1860,6 +1860,13 @@ local read_argument = (function()
     return shape.check and shape.check(argument)
   end
 
+  -- Of definitions, what no shape names: null is nil there too, so that what a caller leaves out and what it nulls is one.
+  local function without_null(value)
+    for name, each in pairs_of(value) do
+      if each == null then value[name] = nil elseif is_table(each) then without_null(each) end
+    end
+  end
+
   -- Whether a text is UTF-8 without a NUL, also an escaped one: nobody could read the one again, no database keep the other.
   local function is_utf8(text)
     local rest = text:gsub('[\194-\223][\128-\191]', '.'):gsub('\224[\160-\191][\128-\191]', '.')
@@ -1895,6 +1902,7 @@ local read_argument = (function()
     if not are_keys_of(argument.organisation, keys) then
       return nil, 'five keys of the organisation in the argument are wanted: see the library'
     end
+    if name == 'define' then without_null(argument) end
     return argument
   end
 end)()
