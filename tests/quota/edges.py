@@ -176,7 +176,7 @@ def a_rate_is_full_again_to_the_token(edges: Edges) -> None:
 
 
 def a_window_is_used_up_or_held(edges: Edges) -> None:
-    """What would just fit, if nothing were held, waits for a settle and not for the window's end; so with its own hold."""
+    """What would just fit, if nothing else were held, waits for a settle and not for the window's end."""
     edges.define(("tokens/day", 100))
     used = edges.reserve(prompt_tokens=40, outputs_bound=0)
     edges.ask(Settle, reservation=used, usage=Usage(40, 0))
