@@ -62,6 +62,9 @@ PROMISED = frozenset(
 )
 
 
+RARE = {("Acquire", "Never")}  # not in each twenty histories
+
+
 class Twins:
     """The model and Redis, asked the same."""
 
@@ -217,7 +220,8 @@ def followed(
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(PARTS))
 def test_calls_are_answered_as_the_model_answers(part: int, tmp_path: Path) -> None:
-    assert PROMISED - followed(tmp_path, range(part * HISTORIES, (part + 1) * HISTORIES), random_history) == set()
+    missing = PROMISED - followed(tmp_path, range(part * HISTORIES, (part + 1) * HISTORIES), random_history)
+    assert missing <= (RARE if part else set())
 
 
 @pytest.mark.slow

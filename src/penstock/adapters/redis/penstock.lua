@@ -1726,7 +1726,7 @@ local read_argument = (function()
       if not is_event or not are_prices(event.price) then return 'has numbers that no event has' end
     end,
   }
-  local MAC = {string = {1}, number = {2}}
+  local MAC = {string = {1}, number = {2}, check = function(mac) if mac[3] ~= nil then return '3 is one too many' end end}
   local LIMIT = {
     string = {'owner'}, choice = {kind = KIND_CODES, metric = METRIC_CODES}, nullable = {model = 'string'},
     number = {'cap', 'period_ms', 'anchor_ms'},
