@@ -34,8 +34,9 @@ from penstock.quota import (
     reservation_id,
 )
 from tests.adapters.redis.desks import TOKENS_HELD, define, now_ms, ready, reserve, settle
-from tests.adapters.redis.fleets import Cluster, Watched, started, told
+from tests.adapters.redis.fleets import UP_S, Cluster, Watched, started, told
 from tests.counts import count
+from tests.polling import until
 from tests.system.services import Redis
 
 pytestmark = pytest.mark.slow  # real services: left out of the quick check
@@ -199,7 +200,7 @@ async def servers_of(url: str) -> dict[int, list[int]]:
 def test_a_cluster_replaces_a_lost_node_under_load_and_each_request_is_charged_once(cluster: Cluster) -> None:
     one, two, three, copy = cluster.nodes
     assert asyncio.run(servers_of(cluster.url)) == {one.port: [copy.port], two.port: [], three.port: []}
-    assert "penstock" in told(copy, "FUNCTION", "LIST")
+    until(lambda: "penstock" in told(copy, "FUNCTION", "LIST"), "the copy has the library", bound_s=UP_S)
 
     def lose() -> None:
         one.kill()
