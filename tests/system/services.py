@@ -19,11 +19,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
+from tests.polling import until
 
 START_S = 60.0
 STOP_S = 20.0
@@ -66,6 +69,15 @@ def answers(port: int, question: bytes = b"", answer: bytes = b"") -> bool:
             return not answer or peer.recv(64).startswith(answer)
     except OSError:
         return False
+
+
+def states_of_group(group: int) -> Iterator[str]:
+    """Of each thread of a process group, as ``proc(5)`` names them."""
+    for stat in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            state, _, found = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(found) == group:
+                yield state
 
 
 class Service:
@@ -127,7 +139,9 @@ class Service:
             time.sleep(0.01)
 
     def freeze(self) -> None:
+        """Stop every thread of it; one that waits for the disk is stopped when it is back."""
         os.killpg(self.pid, signal.SIGSTOP)
+        until(lambda: not set(states_of_group(self.pid)) - {"T", "Z"}, f"{self.name} stands still", bound_s=STOP_S)
 
     def thaw(self) -> None:
         os.killpg(self.pid, signal.SIGCONT)
