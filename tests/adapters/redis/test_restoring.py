@@ -7,7 +7,6 @@ import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,16 +128,11 @@ async def _refuses_when_not_lost(store: RedisStore, restorer: Restorer, now_ms: 
 
 
 @pytest.mark.parametrize("history_seed", [1, 2, 9, 19])
-def test_a_restored_redis_answers_as_the_restored_model(tmp_path: Path, history_seed: int) -> None:
-    service = Redis(tmp_path)
-    try:
-        service.start()
-        asyncio.run(_compare(service.url, history_seed))
-    finally:
-        service.stop()
+def test_a_restored_redis_answers_as_the_restored_model(service: Redis, history_seed: int) -> None:
+    asyncio.run(_compare(service.url, history_seed))
 
 
-def test_open_jobs_are_queued_again_and_hold_what_they_held(tmp_path: Path) -> None:
+def test_open_jobs_are_queued_again_and_hold_what_they_held(service: Redis) -> None:
     limits = (
         "tokens/day",
         "cost/day",
@@ -184,12 +178,7 @@ def test_open_jobs_are_queued_again_and_hold_what_they_held(tmp_path: Path) -> N
         await restorer.close()
         await client.close()
 
-    service = Redis(tmp_path)
-    try:
-        service.start()
-        asyncio.run(main(service.url))
-    finally:
-        service.stop()
+    asyncio.run(main(service.url))
 
 
 def test_the_histories_fill_more_than_one_portion() -> None:
@@ -230,7 +219,7 @@ class Pages:
         return found.limits[0].used
 
 
-def with_pages(place: Path, test: Callable[[Pages], Awaitable[None]]) -> None:
+def with_pages(service: Redis, test: Callable[[Pages], Awaitable[None]]) -> None:
     async def main(url: str) -> None:
         client = RedisClient(read_address(url))
         await load_library(client, source=CLOCKED)
@@ -241,15 +230,10 @@ def with_pages(place: Path, test: Callable[[Pages], Awaitable[None]]) -> None:
             await test(pages)
         await client.close()
 
-    service = Redis(place)
-    try:
-        service.start()
-        asyncio.run(main(service.url))
-    finally:
-        service.stop()
+    asyncio.run(main(service.url))
 
 
-def test_a_state_that_was_lost_between_two_pages_or_before_its_marker_is_never_ready(tmp_path: Path) -> None:
+def test_a_state_that_was_lost_between_two_pages_or_before_its_marker_is_never_ready(service: Redis) -> None:
     async def test(pages: Pages) -> None:
         assert isinstance(await pages.restore("a", 1), Refused), "there is no page 0"
         assert await pages.restore("a", 0, used=450) == Done()
@@ -266,10 +250,10 @@ def test_a_state_that_was_lost_between_two_pages_or_before_its_marker_is_never_r
         assert isinstance(await pages.ready("1 b", epoch=1), Refused), "lost in the lease"
         assert await pages.ready("", epoch=1) == Done(), "of one that begins"
 
-    with_pages(tmp_path, test)
+    with_pages(service, test)
 
 
-def test_pages_that_come_again_change_nothing_and_a_first_page_begins_anew(tmp_path: Path) -> None:
+def test_pages_that_come_again_change_nothing_and_a_first_page_begins_anew(service: Redis) -> None:
     async def test(pages: Pages) -> None:
         for page in (0, 1, 2, 1, 2):  # after a connection that broke, from the first that was not answered
             assert await pages.restore("a", page, used=None if page else 450) == Done()
@@ -284,10 +268,10 @@ def test_pages_that_come_again_change_nothing_and_a_first_page_begins_anew(tmp_p
             assert await pages.ready("3 a", epoch=1) == Done()
         assert await pages.used() == 450
 
-    with_pages(tmp_path, test)
+    with_pages(service, test)
 
 
-def test_pages_of_two_keepers_make_no_state_together(tmp_path: Path) -> None:
+def test_pages_of_two_keepers_make_no_state_together(service: Redis) -> None:
     """One was deposed, and goes on for a moment with what it had read."""
 
     async def test(pages: Pages) -> None:
@@ -298,10 +282,10 @@ def test_pages_of_two_keepers_make_no_state_together(tmp_path: Path) -> None:
         assert await pages.restore("old", 1) == Done()
         assert isinstance(await pages.ready("2 new"), Refused)
 
-    with_pages(tmp_path, test)
+    with_pages(service, test)
 
 
-def test_a_keeper_of_the_version_before_restores_as_it_did(tmp_path: Path) -> None:
+def test_a_keeper_of_the_version_before_restores_as_it_did(service: Redis) -> None:
     """It names neither page nor restore."""
 
     async def test(pages: Pages) -> None:
@@ -312,12 +296,12 @@ def test_a_keeper_of_the_version_before_restores_as_it_did(tmp_path: Path) -> No
             assert read_answer(await pages.client.ask(call)) == Done()
         assert await pages.used() == 450
 
-    with_pages(tmp_path, test)
+    with_pages(service, test)
 
 
 @pytest.mark.parametrize("is_before_epoch", [False, True])
 def test_a_keeper_whose_redis_is_flushed_before_it_is_ready_rebuilds_it_from_the_ledger(
-    tmp_path: Path, is_before_epoch: bool
+    service: Redis, is_before_epoch: bool
 ) -> None:
     """Flushed, and defined again by a service, between the restore and the marker, or before the epoch."""
 
@@ -350,9 +334,4 @@ def test_a_keeper_whose_redis_is_flushed_before_it_is_ready_rebuilds_it_from_the
         client.close()
         await restorer.close()
 
-    service = Redis(tmp_path)
-    try:
-        service.start()
-        asyncio.run(main(service.url))
-    finally:
-        service.stop()
+    asyncio.run(main(service.url))

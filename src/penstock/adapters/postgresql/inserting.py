@@ -7,12 +7,11 @@ Usage by hour and by day is rolled up in the same statement, from the rows that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sqlalchemy import Connection, Table
 
 from penstock.adapters.sql.keeping_tables import usage_daily, usage_hourly
-from penstock.adapters.sql.rows import UNDATED, to_row
+from penstock.adapters.sql.rows import placed_in, to_row
 from penstock.adapters.sql.tables import ledger
 from penstock.quota.events import Event
 
@@ -56,14 +55,6 @@ def insert_events(connection: Connection, events: Iterable[Event]) -> int:
         cursor.execute(_TEMPORARY)
         with cursor.copy(_COPY) as copy:
             for place, event in enumerate(events):
-                copy.write_row((place, *_row(event)))
+                copy.write_row((place, *to_row(event, month=placed_in(event.reservation))))
         (added,) = cursor.execute(_INSERT).fetchone()
         return int(added)
-
-
-def _row(event: Event) -> tuple[Any, ...]:
-    """A row even of an id that carries no time: one event that cannot be placed must not hold up all behind it."""
-    try:
-        return to_row(event)
-    except ValueError:
-        return to_row(event, month=UNDATED)

@@ -21,7 +21,7 @@ from penstock.adapters.sql.forgetting import forget_jobs
 from penstock.adapters.sql.job_tables import results
 from penstock.adapters.sql.jobs import mark_settled, project
 from penstock.adapters.sql.keeping_tables import outbox_positions
-from penstock.adapters.sql.ledger import LedgerReads
+from penstock.adapters.sql.ledger import IDS_PER_STATEMENT, LedgerReads
 from penstock.adapters.sql.tables import epochs, ledger
 from penstock.ports import Kept
 from penstock.quota.events import FINAL, Event, EventKind, Usage, UsageSource
@@ -29,7 +29,6 @@ from penstock.quota.events import FINAL, Event, EventKind, Usage, UsageSource
 T = TypeVar("T")
 _result = results.c
 _row = ledger.c
-_IDS_PER_STATEMENT = 500
 
 
 class OutboxEntry(Protocol):
@@ -239,7 +238,7 @@ class KeeperStore:
 def _reopen_expired(connection: Connection, events: Iterable[Event]) -> None:
     """Let results be settled again whose reservation expired all the same: the store lost what it acknowledged."""
     expired = [event.reservation for event in events if event.kind is EventKind.EXPIRED]
-    for start in range(0, len(expired), _IDS_PER_STATEMENT):
-        some = _result.job.in_(expired[start : start + _IDS_PER_STATEMENT])
+    for start in range(0, len(expired), IDS_PER_STATEMENT):
+        some = _result.job.in_(expired[start : start + IDS_PER_STATEMENT])
         statement = update(results).where(some, _result.settled, _result.usage_source.is_not(None))
         connection.execute(statement.values(settled=False))

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Text, and_, cast, func, select, tuple_
 
-from penstock.adapters.sql.rows import UNDATED, month_of, to_event
+from penstock.adapters.sql.rows import month_of, placed_in, to_event
 from penstock.adapters.sql.tables import ledger
 from penstock.errors import InvalidRequest
 from penstock.ports import UsageQuery, UsageRow
@@ -22,7 +22,7 @@ from penstock.quota.events import Event
 from penstock.quota.identity import created_at_ms
 
 _DAY_MS = 86_400_000
-_IDS_PER_STATEMENT = 500
+IDS_PER_STATEMENT = 500
 _ROWS_PER_STATEMENT = 2_000
 
 _decode_amounts = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
@@ -147,8 +147,8 @@ class LedgerReads:
     def of_reservations(self, organisation: str, reservations: Sequence[str]) -> list[Event]:
         """The events of these reservations, those of the organisation only, in order of time."""
         found: list[Event] = []
-        for start in range(0, len(reservations), _IDS_PER_STATEMENT):
-            ids = reservations[start : start + _IDS_PER_STATEMENT]
+        for start in range(0, len(reservations), IDS_PER_STATEMENT):
+            ids = reservations[start : start + IDS_PER_STATEMENT]
             statement = select(ledger).where(
                 _row.month.in_({month_of(reservation) for reservation in ids}),
                 _row.reservation.in_(ids),
@@ -161,10 +161,10 @@ class LedgerReads:
         """The rows of every reservation that some events are of, whatever organisation's; in no order."""
         found: list[Event] = []
         wanted = sorted({(event.organisation, event.reservation) for event in events})
-        for start in range(0, len(wanted), _IDS_PER_STATEMENT):
-            some = set(wanted[start : start + _IDS_PER_STATEMENT])
+        for start in range(0, len(wanted), IDS_PER_STATEMENT):
+            some = set(wanted[start : start + IDS_PER_STATEMENT])
             statement = select(ledger).where(
-                _row.month.in_({_placed_in(reservation) for _, reservation in some}),
+                _row.month.in_({placed_in(reservation) for _, reservation in some}),
                 _row.reservation.in_([reservation for _, reservation in some]),
             )
             rows = map(to_event, self._connection.execute(statement))
@@ -206,14 +206,6 @@ class SqlLedger:
                 return LedgerReads(connection).usage(query)
 
         return await asyncio.to_thread(read)
-
-
-def _placed_in(reservation: str) -> int:
-    """The month of a row, also of an id that carries no time."""
-    try:
-        return month_of(reservation)
-    except ValueError:
-        return UNDATED
 
 
 def _shown(name: str, value: str | int | None) -> str | None:

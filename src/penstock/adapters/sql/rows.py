@@ -86,6 +86,14 @@ def month_of(reservation: str) -> int:
     return _months[day]
 
 
+def placed_in(reservation: str) -> int:
+    """The month of its rows, also of an id that carries no time: such a one must not hold up all behind it."""
+    try:
+        return month_of(reservation)
+    except ValueError:
+        return UNDATED
+
+
 def to_row(event: Event, *, month: int | None = None) -> tuple[Any, ...]:
     """One event as the ledger's columns, in their order; of the month that its id tells, unless one is given."""
     usage, charge, price = event.usage, event.charge, event.price
