@@ -245,6 +245,24 @@ class World:
 
         return asyncio.run(main())
 
+    def until_drained(self) -> None:
+        """No event waits for the ledger; fails at once if the newest keeper has ended by itself, with what it said."""
+
+        def nothing_waits() -> bool:
+            newest = self.keepers[-1]
+            ended = newest.process.poll() if newest.process is not None else None
+            assert not ended or ended < 0, f"the keeper ended with {ended}:\n{newest.log.read_text()[-4000:]}"
+            return self.waiting() == 0
+
+        until(nothing_waits)
+
+    def restart_postgresql(self, *settings: str) -> None:
+        """Stop it, and start it with other settings, ``name=value``."""
+        self.engine.dispose()
+        self.postgresql.stop()
+        self.postgresql.settings = settings
+        self.postgresql.start()
+
     def events(self) -> list[Event]:
         with self.engine.connect() as connection:
             return list(LedgerReads(connection).events())
@@ -256,7 +274,7 @@ class World:
 
     def assert_whole(self) -> None:
         """Every settle is in the ledger once, rolled up once, and counters are what the ledger sums to."""
-        until(lambda: self.waiting() == 0)
+        self.until_drained()
         events = self.events()
         counts = Counter(event.reservation for event in events)
         assert counts == Counter(self.settled)

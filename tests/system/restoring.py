@@ -49,8 +49,9 @@ class Archived(PostgreSQL):
         """Close the segment of the log that is being written, and wait until it is archived."""
         segment = self.run("psql", "-Atc", "SELECT pg_walfile_name(pg_current_wal_lsn())", database="postgres").strip()
         self.run("psql", "-Atc", "CHECKPOINT", "-c", "SELECT pg_switch_wal()", database="postgres")
-        while not (self.archive / segment).exists():
-            self.run("psql", "-Atc", "SELECT 1", database="postgres")
+        archived = "SELECT last_archived_wal FROM pg_stat_archiver"
+        while self.run("psql", "-Atc", archived, database="postgres").strip() < segment:
+            pass  # a file that is there may not be whole yet
 
     def lose(self) -> None:
         """The machine is gone, and with it every file but the backups."""

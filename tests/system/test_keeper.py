@@ -89,6 +89,19 @@ def test_a_frozen_keeper_is_replaced_and_refused_when_it_wakes(world: World) -> 
     assert (old.stop(), new.stop()) == (0, 0)
 
 
+def test_a_keeper_outlives_a_database_that_is_read_only(world: World) -> None:
+    keeper = world.keeper()
+    until(world.is_ready)
+    world.restart_postgresql("default_transaction_read_only=on")  # as a standby is until it is promoted
+    world.settle(5)
+    until(lambda: "cannot do this now" in keeper.log.read_text())
+    assert world.events() == []
+    world.restart_postgresql()
+    world.assert_whole()
+    assert len(world.events()) == 5
+    assert keeper.stop() == 0
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("point", CRASH_POINTS if TORTURE else [EVENTS_INSERTED])
 def test_a_keeper_frozen_between_two_writes_while_another_leads_writes_nothing_when_it_wakes(
@@ -145,7 +158,7 @@ def test_results_that_can_never_be_settled_stop_no_keeper_and_no_other_result(wo
             return not connection.execute(select(results.c.job).where(~results.c.settled)).first()
 
     until(are_settled)
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
     assert [event.reservation for event in world.events() if event.charge.requests] == [job.reservation]
     assert keeper.stop() == 0
 
@@ -206,7 +219,7 @@ def test_accepted_jobs_hold_what_they_held_after_a_loss_and_are_charged_once(wor
     queued, begun, ended = jobs
     epoch = world.inspected_epoch()
     world.applied(*jobs, acquire(begun, epoch), acquire(ended, epoch), settle_of(ended))
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
     before = world.inspected()
     world.asks("FLUSHALL")
     until(world.is_ready)
@@ -221,7 +234,7 @@ def test_accepted_jobs_hold_what_they_held_after_a_loss_and_are_charged_once(wor
     assert gone == Gone()
     answers = world.applied(settle_of(queued), settle_of(begun), settle_of(ended))
     assert [type(answer) for answer in answers] == [Settled, Settled, Duplicate]
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
     charged = Counter(event.reservation for event in world.events() if event.charge.requests)
     assert charged == Counter(job.reservation for job in jobs)
     assert keeper.stop() == 0
@@ -232,7 +245,7 @@ def test_a_result_whose_charge_redis_lost_before_the_ledger_had_it_is_charged_af
     until(world.is_ready)
     job, charged = (replace(world.reserve(), lane=Lane.QUEUE) for _ in range(2))
     world.applied(job, charged, settle_of(charged))
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
     row: dict[str, Any] = {
         "organisation": "acme", "model": "m", "route": "chat.completions", "status": "succeeded", "http_status": 200,
         "reason": "", "prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 5, "usage_source": "upstream",
@@ -244,7 +257,7 @@ def test_a_result_whose_charge_redis_lost_before_the_ledger_had_it_is_charged_af
     world.asks("FLUSHALL")
     until(world.is_ready)
     until(lambda: job.reservation in {event.reservation for event in world.events() if event.charge.requests})
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
     counted = Counter(event.reservation for event in world.events() if event.charge.requests)
     assert counted == Counter((job.reservation, charged.reservation))
     assert keeper.stop() == 0

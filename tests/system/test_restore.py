@@ -91,7 +91,7 @@ def test_an_archived_log_leaves_no_gap(world: World) -> None:
     lost(world)
     world.settle(3)
     archived(world).restore_base()
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
     world.assert_whole()
     assert len(world.events()) == before + 10
     assert found_of_quota(world) == {}
@@ -107,7 +107,7 @@ def test_an_old_dump_leaves_a_gap_that_is_named_and_nothing_is_billed_twice(worl
     world.settle(3)  # the realtime lane goes on: these wait in the outbox
     archived(world).restore_dump()
     prepare(world.engine, ACCOUNTS, now_ms=now_ms())  # as `penstock setup` does: the dump has no passwords
-    until(lambda: world.waiting() == 0)
+    world.until_drained()
 
     assert Counter(event.reservation for event in world.events()) == Counter(set(world.settled) - set(gap))
     told = found(world)

@@ -6,7 +6,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from penstock.adapters.postgresql.database import check_prepared, open_engine
 from penstock.adapters.sql import definition_tables, job_tables, keeping_tables
@@ -66,6 +66,30 @@ def test_a_session_that_the_server_ended_because_it_idled_is_unavailable(engine:
             until(lambda: not other.execute(left, {"pid": mine}).scalar_one(), "it is gone", bound_s=30)
         with pytest.raises(StoreUnavailable, match=r"idle-in-transaction timeout|closed the connection"):
             connection.execute(text("SELECT 1"))
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("25006", "cannot do this now, .* is to name the primary"),  # read_only_sql_transaction
+        ("40001", "cannot do this now, .*its log says more"),  # serialization_failure
+        ("53100", "cannot do this now, .*its log says more"),  # disk_full
+        ("57014", "cannot do this now, .*its log says more"),  # query_canceled
+        ("58030", "cannot do this now, .*its log says more"),  # io_error
+    ],
+)
+def test_what_a_server_cannot_do_as_it_is_now_is_unavailable(engine: Engine, state: str, told: str) -> None:
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'told by a test' USING ERRCODE = '{state}'; END $$"
+    with engine.connect() as connection:
+        with pytest.raises(StoreUnavailable, match=told):
+            connection.execute(text(raising))
+        connection.rollback()
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+
+
+def test_a_statement_that_can_never_succeed_is_not_called_unavailable(engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(DataError, match="division by zero"):
+        connection.execute(text("SELECT 1 / 0"))
 
 
 def test_a_connection_that_others_keep_is_unavailable_for_now(engine: Engine) -> None:

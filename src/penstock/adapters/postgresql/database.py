@@ -2,7 +2,8 @@
 
 What reads and writes it is ``penstock.adapters.sql``, the same code as for SQLite. A connection that is lost becomes
 ``StoreUnavailable`` here, once, so that no caller knows the driver's errors. So does waiting in vain for one that
-others use, behind a lock for example.
+others use, behind a lock for example, and a statement that the server cannot run as it is now: it has no space left, or
+it is read only because it is a standby, or was one and is not promoted yet.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from penstock.errors import StoreUnavailable
 CONNECT_S = 5
 SILENT_MS = 15_000
 CONNECTIONS_MAX = 10
+_READ_ONLY = "25006"
+_NOT_NOW = (_READ_ONLY, "40", "53", "57", "58")
+"""SQLSTATE, or its class: the same statement may succeed later. https://www.postgresql.org/docs/15/errcodes-appendix.html"""
 
 
 def open_engine(
@@ -126,12 +130,19 @@ def _translated(context: ExceptionContext) -> None:
     error: Any = context.sqlalchemy_exception
     if context.engine is None or context.is_pre_ping:
         return
+    state = getattr(context.original_exception, "sqlstate", None) or ""
+    reason = " ".join(str(context.original_exception).split())
     is_out_of_reach = context.connection is None and isinstance(error, OperationalError)
     if is_out_of_reach or context.is_disconnect:  # whatever its class: a session ended for idling is an internal error
-        reason = " ".join(str(context.original_exception).split())
-        fix = "check that it runs, and stores.postgresql"
+        what, fix = "does not answer", "check that it runs, and stores.postgresql"
         if "valid client certificate" in reason:
             fix = "give `certificate` and `key` of stores.postgresql, of an authority that the server trusts"
-        raise StoreUnavailable(
-            f"PostgreSQL does not answer, database {named(context.engine.url)}: {reason}; {fix}"
-        ) from context.original_exception
+    elif state.startswith(_NOT_NOW):
+        what, fix = "cannot do this now", "its log says more"
+        if state == _READ_ONLY:
+            fix = "a standby is to be promoted first, or stores.postgresql is to name the primary"
+    else:
+        return
+    raise StoreUnavailable(
+        f"PostgreSQL {what}, database {named(context.engine.url)}: {reason}; {fix}"
+    ) from context.original_exception
