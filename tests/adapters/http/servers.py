@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from penstock.ports import UpstreamRequest
@@ -33,6 +33,9 @@ class Server:
         finally:
             self.disconnected.set()
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            self._writers.remove(writer)  # one that has ended cannot be aborted any more
 
     def abort(self) -> None:
         for writer in self._writers:
