@@ -182,7 +182,7 @@ async def staged(
     """A lane whose model has one server for each of ``answers``, after those at ``addresses``."""
     clock = ManualClock()
     store = ready_store(clock, governed)
-    client = HttpClient()
+    client = HttpClient(rest_s=0.0)  # these servers keep what they say
     health = Health()
     async with AsyncExitStack() as stack:
         received: list[dict[str, Any]] = []

@@ -69,7 +69,7 @@ def test_a_body_larger_than_one_write_arrives_whole(run: Run[Any]) -> None:
 @pytest.mark.parametrize("answer", [OK, CHUNKED])
 def test_one_connection_serves_requests_one_after_another(run: Run[Any], answer: bytes) -> None:
     async def main() -> None:
-        client = HttpClient()
+        client = HttpClient(rest_s=0.0)
         async with serving(answering(answer)) as server:
             for _ in range(3):
                 response = await client.open(ask(server.port))
@@ -233,12 +233,12 @@ def test_certificate_of_the_given_authority_is_trusted_and_others_are_not(run: R
     authority.issue_cert("localhost").configure_cert(context)
 
     async def main() -> None:
-        async with serving(answering(CHUNKED), context) as server:
+        async with serving(answering(OK), context) as server:
             request = ask(server.port, url=f"https://localhost:{server.port}/v1/chat/completions")
             trusting = HttpClient(tls={f"https://localhost:{server.port}": Tls(ca=ca_file)})
             for _ in range(2):
                 response = await trusting.open(request)
-                assert await response.read(100) == b"abcde"
+                assert await response.read(100) == b"hi"
             assert server.connections == 1
             await trusting.close()
             doubting = HttpClient()

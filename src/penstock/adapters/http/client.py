@@ -4,6 +4,10 @@ What is tried again here: a request that finds its kept connection closed before
 on a fresh one. Nothing else. A kept connection that closes after the write, without an answer, may have carried
 the request to a server that ran it, so that is ``UpstreamBroken``. To make it rare, connections are kept for less
 time (2 s) than usual servers keep theirs (5 s), or less than a server's Keep-Alive header says.
+
+llama.cpp's server says that it keeps a connection, and ends it after each answer in chunks; a request that is written
+in between is lost. So a connection rests for a second after such an answer, until one of its server has outlived that;
+from then on they are used again at once, until one is ended so soon.
 """
 
 from __future__ import annotations
@@ -28,20 +32,30 @@ ADDRESSES_MAX: Final = 4096
 class _Pool:
     """The connections to one origin, the last used first."""
 
-    __slots__ = ("emptied", "idle", "idle_max", "open")
+    __slots__ = ("emptied", "idle", "idle_max", "keeps_chunked", "open")
 
     def __init__(self, idle_max: int) -> None:
         self.idle: list[Connection] = []
         self.idle_max = idle_max
         self.open: set[Connection] = set()
         self.emptied: asyncio.Event | None = None  # somebody waits for the last one to close
+        self.keeps_chunked = False  # whether the server, as last seen, keeps connections after answers in chunks
 
     def take(self) -> Connection | None:
         while self.idle:
-            connection = self.idle.pop()
+            connection = self.idle.pop() if self.keeps_chunked else self._pop_rested()
+            if connection is None:
+                return None
             if connection.is_usable:
+                self.keeps_chunked = self.keeps_chunked or connection.has_rested
                 return connection
             connection.close()
+        return None
+
+    def _pop_rested(self) -> Connection | None:
+        for at in range(len(self.idle) - 1, -1, -1):
+            if not self.idle[at].is_resting:
+                return self.idle.pop(at)
         return None
 
     def keep(self, connection: Connection) -> None:
@@ -51,6 +65,8 @@ class _Pool:
             self.idle.append(connection)
 
     def forget(self, connection: Connection) -> None:
+        if connection.was_cut:
+            self.keeps_chunked = False
         self.open.discard(connection)
         if connection in self.idle:
             self.idle.remove(connection)
@@ -67,6 +83,7 @@ class HttpClient:
             authorities are trusted.
         connections_max: Per origin; one more is ``UpstreamUnreachable``.
         idle_max: Per origin, how many are kept without a request; ``idle_s`` for how long.
+        rest_s: A server that ends a connection so soon after an answer in chunks does not keep it.
     """
 
     def __init__(
@@ -77,6 +94,7 @@ class HttpClient:
         connections_max: int = 1024,
         idle_max: int = 256,
         idle_s: float = 2.0,
+        rest_s: float = 1.0,
     ) -> None:
         self._server = server
         own = {str(parse_address(origin).origin): each for origin, each in (tls or {}).items()}
@@ -86,6 +104,7 @@ class HttpClient:
         self._connections_max = connections_max
         self._idle_max = idle_max
         self._idle_s = idle_s
+        self._rest_s = rest_s
         self._addresses: dict[str, tuple[Address, _Pool]] = {}
         self._pools: dict[Origin, _Pool] = {}
         self._connecting: dict[Origin, int] = {}
@@ -135,7 +154,12 @@ class HttpClient:
             async with asyncio.timeout(connect_s):
                 _, connection = await loop.create_connection(
                     lambda: Connection(
-                        loop, server=self._server, idle_s=self._idle_s, on_idle=pool.keep, on_closed=pool.forget
+                        loop,
+                        server=self._server,
+                        idle_s=self._idle_s,
+                        rest_s=self._rest_s,
+                        on_idle=pool.keep,
+                        on_closed=pool.forget,
                     ),
                     origin.host,
                     origin.port,

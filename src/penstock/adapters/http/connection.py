@@ -31,8 +31,11 @@ class Connection(asyncio.Protocol):
     Args:
         server: Who answers, as errors name them.
         idle_s: How long it is kept without a request.
+        rest_s: How long it should not be used again after an answer in chunks, if its server may end it then.
         on_idle: Called when it may be used again.
         on_closed: Called once, when it is lost.
+
+    ``was_cut``: it was lost before it had rested, and not by ``close``.
     """
 
     __slots__ = (
@@ -51,12 +54,15 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_poll",
         "_response",
+        "_rest_s",
+        "_rests_until",
         "_server",
         "_started_at",
         "_timer",
         "_timer_at",
         "_transport",
         "loop",
+        "was_cut",
     )
 
     def __init__(
@@ -65,12 +71,14 @@ class Connection(asyncio.Protocol):
         *,
         server: str,
         idle_s: float,
+        rest_s: float,
         on_idle: Callable[[Connection], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.loop = loop
         self._server = server
         self._idle_s = idle_s
+        self._rest_s = rest_s
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._parser = httptools.HttpResponseParser(self)
@@ -81,8 +89,9 @@ class Connection(asyncio.Protocol):
         self._header_lines: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._heard_at = self._started_at = self._idle_until = self._timer_at = 0.0
+        self._rests_until = 0.0  # 0: the answer before was not in chunks, or there was none
         self._timer: asyncio.TimerHandle | None = None
-        self._interim = self._extra = self._kept = self._paused = False
+        self._interim = self._extra = self._kept = self._paused = self.was_cut = False
 
     # --- used by the client ----------------------------------------------------------------------------------
 
@@ -90,6 +99,16 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """It was made, and its loss was not reported yet."""
         return self._transport is not None
+
+    @property
+    def is_resting(self) -> bool:
+        """It has given an answer in chunks a moment ago."""
+        return self.loop.time() < self._rests_until
+
+    @property
+    def has_rested(self) -> bool:
+        """It has given an answer in chunks, and was not ended for it."""
+        return 0 < self._rests_until <= self.loop.time()
 
     @property
     def is_usable(self) -> bool:
@@ -142,6 +161,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once."""
+        self._rests_until = 0.0
         if self._transport is not None:
             self._transport.abort()
 
@@ -178,6 +198,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
         response = self._response
+        self.was_cut = (self.loop.time() if response is None else self._started_at) < self._rests_until
         self._transport = self._response = None
         if self._timer is not None:
             self._timer.cancel()
@@ -220,6 +241,7 @@ class Connection(asyncio.Protocol):
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
         response.headers = headers
         response.status = status
+        self._rests_until = 0.0
         self._kept = self._parser.should_keep_alive()
         response.wake()
 
@@ -242,7 +264,10 @@ class Connection(asyncio.Protocol):
         self._response = None
         keep_alive = response.headers.get("keep-alive")
         kept_s = self._idle_s if keep_alive is None else min(self._idle_s, _kept_s(keep_alive))
-        self._idle_until = self.loop.time() + kept_s
+        now_s = self.loop.time()
+        self._idle_until = now_s + kept_s
+        if "transfer-encoding" in response.headers:
+            self._rests_until = now_s + self._rest_s
         response.end(None)
 
     # --- time ------------------------------------------------------------------------------------------------
