@@ -15,6 +15,7 @@ from penstock.quota import (
     Done,
     Event,
     Extend,
+    Hold,
     Inspect,
     Inspected,
     Key,
@@ -87,8 +88,8 @@ class Desk:
         assert answer == Done(), answer
         return answer
 
-    def ready(self, epoch: int) -> Any:
-        return self._make(Ready, epoch=epoch)
+    def ready(self, epoch: int, *, restored: str | None = None) -> Any:
+        return self._make(Ready, epoch=epoch, restored=restored)
 
     def arguments(self, reservation: str = "r1", **fields: Any) -> dict[str, Any]:
         """By default 60 prompt tokens, known exactly, and at most 40 of completion."""
@@ -158,6 +159,13 @@ class Desk:
         answer = self._make(Inspect)
         assert isinstance(answer, Inspected)
         return answer
+
+    def page(self, count: int, *, after: Hold | None = None) -> tuple[Hold, ...]:
+        """Open holds behind ``after``."""
+        behind = {} if after is None else {"after_ms": after.deadline_ms, "after": after.reservation}
+        answer = self._make(Inspect, holds_max=count, **behind)
+        assert isinstance(answer, Inspected)
+        return answer.holds
 
     def standing(self, limit: str) -> LimitStanding:
         return {each.limit: each for each in self.inspect().limits}[limit]

@@ -283,6 +283,18 @@ def test_inspect_shows_limits_and_holds_in_order_and_writes_nothing() -> None:
     assert desk.level(MINUTE) == 500 * 60_000
 
 
+def test_holds_are_shown_in_pages_in_the_order_of_their_deadlines() -> None:
+    desk = Desk()
+    desk.enqueue("z", job_deadline_ms=T0 + 1_000)
+    for each in ("a", "b"):
+        desk.enqueue(each, job_deadline_ms=T0 + 2_000)
+    page, shown = desk.page(2), []
+    while page:
+        shown.append([each.reservation for each in page])
+        page = desk.page(2, after=page[-1])
+    assert shown == [["z", "a"], ["b"]]
+
+
 def test_inspect_answers_only_for_a_state_that_is_whole() -> None:
     desk = Desk(epoch=None)
     assert desk.apply(Inspect(organisation="acme", caller_now_ms=T0)) == NotReady()

@@ -94,3 +94,20 @@ def test_a_bound_of_the_queue_stands_with_the_other_limits() -> None:
     desk = Desk({TOKENS: 250})
     desk.enqueue()
     assert desk.inspect().limits == (LimitStanding(TOKENS, "tokens", "enqueued", 250, 0, 100, 150, 0, 0),)
+
+
+def test_a_job_told_again_that_waits_holds_its_tokens_of_the_queue_again() -> None:
+    desk = Desk({**LIMITS, FLIGHT: 1})
+    assert desk.reassert("j1", lane=Lane.QUEUE, acquired=False) == Done()
+    assert (desk.held(TOKENS), desk.held(REQUESTS), desk.held(FLIGHT)) == (100, 1, 0)
+
+
+def test_a_job_told_again_that_runs_has_left_the_queue_and_gives_its_place_back_when_it_ends() -> None:
+    desk = Desk({**LIMITS, FLIGHT: 1})
+    desk.enqueue()
+    assert desk.reassert("j1", lane=Lane.QUEUE) == Done()
+    assert (desk.held(TOKENS), desk.held(REQUESTS), desk.held(FLIGHT)) == (0, 0, 1)
+    assert desk.inspect().holds[0].acquired
+    assert desk.look("j1").started
+    desk.settle("j1")
+    assert (desk.held(TOKENS), desk.held(REQUESTS), desk.held(FLIGHT)) == (0, 0, 0)

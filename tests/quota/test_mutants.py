@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.quota.mutants import HERE, SLOWEST_LAST, all_mutants, explained, mutants_of
+from tests.quota.mutants import HERE, PACKAGE, SLOWEST_LAST, Mutant, all_mutants, explained, mutants_of, survivors_of
 
 SAMPLE = '''
 TABLE = {}
@@ -61,3 +61,10 @@ def test_every_explanation_is_of_a_mutant_that_exists() -> None:
 def test_mutants_meet_every_test_of_the_model() -> None:
     tests = {each.stem for each in HERE.glob("test_*.py")}
     assert tests - set(SLOWEST_LAST) == {"test_mutants"}
+
+
+@pytest.mark.slow
+def test_a_mutant_that_loops_for_ever_is_ended() -> None:
+    loops = "\n\ndef current_since_ms(*_: object) -> int:\n    while True:\n        pass\n"
+    mutant = Mutant("restore.py", 1, "current_since_ms", "loops", (PACKAGE / "restore.py").read_text() + loops)
+    assert survivors_of([mutant], 1, ("tests/quota/test_restore.py",), bound_s=8) == []

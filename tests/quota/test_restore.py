@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.quota import Duplicate, Gone, Reservation, Settled, State, Swept, restore
+from penstock.quota import Done, Duplicate, EventKind, Gone, Refused, Reservation, Run, Settled, State, Swept, restore
 from penstock.quota.counters import Counter
+from penstock.quota.limits import DAY_MS
+from penstock.quota.restore import current_since_ms
 from tests.quota.desk import LEASE_MS, REMEMBER_MS, T0, Desk, definitions
 
 DAY, MINUTE, FLIGHT, SLOW = (
@@ -212,3 +214,42 @@ def test_records_and_counters_are_plain_data_that_can_be_written_down() -> None:
         assert msgspec.json.decode(msgspec.json.encode(each), type=Reservation) == each
     for counter in desk.organisation.counters.values():
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(counter), type=Counter) == counter
+
+
+def test_ready_names_what_was_restored_or_does_not_ask() -> None:
+    desk = Desk(LIMITS)
+    assert isinstance(desk.ready(2, restored="1 a"), Refused)
+    assert desk.ready(2, restored="") == Done()
+    saved(desk, restored="1 a", epoch=0)
+    for other in ("", "1 b"):
+        assert isinstance(desk.ready(3, restored=other), Refused)
+    assert desk.ready(3, restored="1 a") == desk.ready(3) == Done()
+
+
+def test_rows_are_summed_from_the_beginning_of_the_longest_window() -> None:
+    days = 100 * DAY_MS
+    longest = {f"acme/tokens/window-{days}-0": 1_000, DAY: 1_000, MINUTE: 600}
+    assert current_since_ms(definitions({}), T0) == T0 - 31 * DAY_MS
+    assert current_since_ms(definitions({DAY: 1_000, MINUTE: 600}), T0) == T0 - 31 * DAY_MS
+    assert current_since_ms(definitions(longest), T0) == T0 // days * days < T0 - 31 * DAY_MS
+
+
+def test_an_open_job_that_was_not_saved_waits_again_with_what_it_held() -> None:
+    limits = {DAY: 1_000, "acme/tokens/enqueued": 350, "acme/cost/month": 10**12}
+    desk = Desk(limits)
+    desk.enqueue("j1")
+    desk.enqueue("j2")
+    desk.enqueue("overdue", job_deadline_ms=T0 + 5_000)
+    rows = desk.take_events()
+    assert [each.kind for each in rows] == [EventKind.RESERVED] * 3
+    known = [each for each in desk.organisation.reservations.values() if each.id == "j2"]
+    desk.later(5_000)
+    saved(desk, jobs=rows, reservations=known)
+    assert [each.reservation for each in desk.inspect().holds] == ["j1", "j2"]
+    assert (desk.held(DAY), desk.held("acme/tokens/enqueued")) == (200, 200)
+    assert desk.held("acme/cost/month") == 285_000 + 405_000  # as if every token of j1's could be completion
+    desk.later(-1)
+    saved(desk, jobs=rows, reservations=known)
+    assert desk.held(DAY) == 300
+    assert isinstance(desk.acquire("j1"), Run)
+    assert desk.held("acme/tokens/enqueued") == 200
