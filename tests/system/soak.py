@@ -149,7 +149,8 @@ class Soak:
             await self._settle_down()
             telling.cancel()
             measured.set()
-        self.result.wrong += verdict.slopes_wrong(self._sampler.taken)
+        self.result.samples.flushed_at_s = self._faults.flushed_at_s(began_at_ms=self.result.began_at_ms)
+        self.result.wrong += verdict.slopes_wrong(self.result.samples)
         return self.result
 
     async def _tell_each_minute(self) -> None:

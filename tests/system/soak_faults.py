@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from penstock.adapters.redis.client import RedisClient, pack
 from penstock.adapters.redis.wire import Refusal
@@ -43,10 +43,13 @@ class Fault:
         return f"{self.what} {self.name}"
 
 
+FLUSH: Final = Fault("flush", "redis")
+
+
 def drawn(names: list[str], draw: random.Random) -> Iterator[Fault]:
     """Faults without end, every one once in each round."""
     every = [Fault(what, name) for name in names for what in ("kill", "freeze")]
-    every += [Fault("flush", "redis"), *(Fault(what, "upstream") for what in UPSTREAM)]
+    every += [FLUSH, *(Fault(what, "upstream") for what in UPSTREAM)]
     while True:
         draw.shuffle(every)
         yield from every
@@ -71,12 +74,16 @@ class Faults:
         self._cluster = cluster
         self._frozen_s = frozen_s
         self._draw = draw
-        self.told: list[dict[str, object]] = []
+        self.told: list[dict[str, Any]] = []
 
     @property
     def names(self) -> list[str]:
         """Of processes and services that may be killed and frozen."""
         return sorted(self._cluster.pids.keys() - UNTOUCHED)
+
+    def flushed_at_s(self, *, began_at_ms: int) -> list[float]:
+        """When Redis was flushed, in seconds from a moment on."""
+        return [(each["at_ms"] - began_at_ms) / 1000 for each in self.told if each["fault"] == str(FLUSH)]
 
     async def run(self, stop: asyncio.Event, *, every_s: float, count_max: int | None = None) -> None:
         """One fault at a time, one for each ``every_s``, until ``stop``."""

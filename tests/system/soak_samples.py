@@ -1,7 +1,8 @@
 """What the soak measures as it goes: memory, open files and threads of each process, and what waits in each store.
 
 A process is restarted many times in two hours, so a slope is that of its lives: straight lines of one common slope
-through the samples of each, without the first minutes, in which every program grows.
+through the samples of each, without the first minutes, in which every program grows. For the keeper a rebuild is such a
+beginning too: it reads what must be remembered all at once, and keeps the room, which the next rebuild uses again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ EVERY_S: Final = 15.0
 LIFE_S_MIN: Final = 600.0
 WARM_UP_S: Final = 180.0
 UNKNOWN: Final = -1
+KEEPER: Final = "keeper"  # rebuilds what Redis lost
 SUPERVISOR: Final = "supervisor"  # all others are below it
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -108,14 +110,16 @@ class Samples:
 
     processes: list[Sample] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
+    flushed_at_s: list[float] = field(default_factory=list)
 
     def lives(self, name: str) -> list[list[Sample]]:
         """Samples of each life of a process that was long enough, after its first minutes."""
-        by_pid: dict[int, list[Sample]] = defaultdict(list)
+        begins_at_s = self.flushed_at_s if name == KEEPER else []
+        found: dict[tuple[int, int], list[Sample]] = defaultdict(list)
         for each in self.processes:
             if each.name == name:
-                by_pid[each.pid].append(each)
-        long = [life for life in by_pid.values() if life[-1].at_s - life[0].at_s >= LIFE_S_MIN]
+                found[each.pid, sum(at_s <= each.at_s for at_s in begins_at_s)].append(each)
+        long = [life for life in found.values() if life[-1].at_s - life[0].at_s >= LIFE_S_MIN]
         return [[each for each in life if each.at_s - life[0].at_s >= WARM_UP_S] for life in long]
 
     def slopes(self, name: str) -> dict[str, Slope]:

@@ -119,6 +119,19 @@ def test_a_process_that_grows_in_every_life_is_noticed() -> None:
     assert "api: memory_mb" in wrong
 
 
+def test_a_rebuild_is_a_beginning_for_the_keeper_and_for_nobody_else() -> None:
+    def stepped(name: str, *, steps: int) -> Samples:
+        heights = [
+            (at_s, 60.0 + 40 * sum(at_s >= 2_000 * step for step in range(1, steps + 1)))
+            for at_s in range(0, 6_000, 15)
+        ]
+        return Samples([Sample(at_s, name, 1, mb, 10, 1, 0.0) for at_s, mb in heights], flushed_at_s=[1_995.0])
+
+    assert not list(verdict.slopes_wrong(stepped("keeper", steps=1)))
+    assert list(verdict.slopes_wrong(stepped("keeper", steps=2)))  # the other one has no such reason
+    assert list(verdict.slopes_wrong(stepped("api", steps=1)))
+
+
 def test_a_process_that_keeps_files_open_is_noticed() -> None:
     def seen(files: int) -> Samples:
         return Samples([Sample(0, "api", 1, 50, files, 1, 0.0)])
