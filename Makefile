@@ -5,7 +5,7 @@ SHELL := /bin/sh
 
 PYTHON ?= python3
 JOBS ?= 2
-TEST_JOBS ?= 3# real services are waited for more than they are computed with
+TEST_JOBS ?= 3# tests wait more than they compute, for real services above all
 CONFIG ?= penstock.yaml
 VENV := .venv
 BIN := $(VENV)/bin
@@ -96,7 +96,7 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers, fast tests, configurati
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n $(JOBS) -m "not slow and not local_model and not cluster and not kubernetes"
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not slow and not local_model and not cluster and not kubernetes"
 	$(BIN)/penstock check $(CONFIG)
 	@if test -x $(BENTO); then for file in config/bento/*.yaml config/bento/resources/*.yaml; do \
 	    $(BENTO) -t 'config/bento/templates/*.yaml' lint --labels --deprecated $$file || exit 1; done && \
