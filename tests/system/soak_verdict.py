@@ -14,12 +14,7 @@ from penstock.quota.pricing import cost_nanos
 from tests.system.soak_load import Accepted, Seen
 from tests.system.soak_samples import Samples
 
-MEMORY_MB_PER_HOUR: Final = {
-    "postgresql": 40.0,
-    "rabbitmq": 60.0,  # its log stays in memory until a file of 512 MiB is full: twice the 20 MB that an hour writes
-    "redis": 40.0,
-    "model": 60.0,  # it is a test's own
-}
+MEMORY_MB_PER_HOUR: Final = {"postgresql": 40.0, "rabbitmq": 40.0, "redis": 40.0, "model": 60.0}  # it is a test's own
 MEMORY_MB_PER_HOUR_OURS: Final = 15.0
 FILES_PER_HOUR: Final = {
     "redis": 150.0,

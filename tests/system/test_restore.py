@@ -91,7 +91,6 @@ def test_an_archived_log_leaves_no_gap(world: World) -> None:
     lost(world)
     world.settle(3)
     archived(world).restore_base()
-    world.until_drained()
     world.assert_whole()
     assert len(world.events()) == before + 10
     assert found_of_quota(world) == {}
